@@ -1,0 +1,1 @@
+"""The contract of Trainyard: schema, plan, policies and names. Imports pydantic and nothing heavier."""

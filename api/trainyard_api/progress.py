@@ -1,0 +1,84 @@
+"""What the trainer's rank 0 tells its parent: files in the run folder now, POSTs to the operator on a cluster.
+
+`progress.json` (ProgressReport) is replaced atomically and read by whoever shows or publishes it. `history.jsonl`
+gets one HistoryRecord per optimizer step or evaluation; after a resume, a later line for the same step wins.
+`events.jsonl` gets one EventRecord per thing that happens once. `exit-rank-N.json` (ExitRecord) in the attempt's
+log folder tells why a process left.
+"""
+
+from pydantic import Field
+
+from trainyard_api.model import ApiModel
+from trainyard_api.status import CheckpointStatus, Progress, Timestamp
+
+
+class ProgressReport(ApiModel):
+    """The newest state of the training processes."""
+
+    attempt: int
+    """Attempt that wrote it."""
+    progress: Progress
+    """How far the stage is."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest committed checkpoint."""
+
+
+class HistoryRecord(ApiModel):
+    """One optimizer step, or one evaluation when evaluationLoss is set."""
+
+    step: int
+    """Optimizer steps done when it was written."""
+    time: float
+    """Unix time, in seconds."""
+    loss: float | None = None
+    """Training loss in nats per predicted token."""
+    evaluation_loss: float | None = None
+    """Loss on the held-out documents in nats per predicted token."""
+    learning_rate: float | None = None
+    """Learning rate of the step."""
+    gradient_norm: float | None = None
+    """L2 norm of the gradient before clipping."""
+    tokens: int | None = None
+    """Tokens of this step over all processes, padding not counted."""
+    positions: int | None = None
+    """Positions of this step over all processes, padding counted."""
+    step_seconds: float | None = None
+    """Seconds the step took."""
+    data_seconds: float | None = None
+    """Seconds of it that rank 0 waited for data."""
+
+
+class EventRecord(ApiModel):
+    """Something that happened once: a stage began or ended, a checkpoint was committed, an attempt failed."""
+
+    time: float
+    """Unix time, in seconds."""
+    type: str
+    """StageStarted, StageFinished, StageReused, CheckpointCommitted, Startup, AttemptFailed, ..."""
+    stage: str = ""
+    """Prepare, Train or Export."""
+    attempt: int = 0
+    """Attempt it belongs to."""
+    message: str = ""
+    """For people."""
+    seconds: float | None = None
+    """How long it took."""
+    values: dict[str, float] = {}
+    """Further figures by name, such as the parts of the start-up in seconds."""
+
+
+class ExitRecord(ApiModel):
+    """Why a process left."""
+
+    rank: int
+    """Global rank."""
+    exit_code: int = Field(ge=0)
+    """One of names.ExitCode."""
+    reason: str
+    """One of names.Reason."""
+    message: str = ""
+    """What was wrong and the remedy."""
+    step: int | None = None
+    """Optimizer steps done."""
+    time: Timestamp
+    """When it left."""

@@ -1,0 +1,170 @@
+"""TrainingRun v1alpha1, the observed state: `.status` on a cluster, `status.json` on a laptop."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainyard_api.model import ApiModel
+from trainyard_api.names import Phase
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339 in UTC, such as 2026-11-23T08:00:00Z."""
+
+
+class Condition(ApiModel):
+    """One aspect of the run's state, by the Kubernetes convention."""
+
+    type: str
+    """Which aspect."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: str
+    """Why, in one CamelCase word."""
+    message: str = ""
+    """Why, for people."""
+    last_transition_time: Timestamp
+    """When status last changed."""
+    observed_generation: int | None = None
+    """Generation of the spec it was derived from."""
+
+
+class Progress(ApiModel):
+    """How far the current stage is."""
+
+    stage: str
+    """Prepare, Train or Export."""
+    detail: str = ""
+    """What the stage is doing, such as tokenize."""
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int | None = None
+    """Optimizer steps of the whole run; an estimate under a token or wall-clock budget."""
+    tokens: int = 0
+    """Tokens processed, padding not counted."""
+    percent: float = 0.0
+    """Part of the stage that is done, 0 to 100."""
+    loss: float | None = None
+    """Training loss of the last step, in nats per predicted token."""
+    evaluation_loss: float | None = None
+    """Loss on the held-out documents, in nats per predicted token."""
+    learning_rate: float | None = None
+    """Learning rate of the last step."""
+    gradient_norm: float | None = None
+    """L2 norm of the gradient before clipping."""
+    tokens_per_second: float | None = None
+    """Tokens per second over all processes, padding not counted."""
+    packing_efficiency: float | None = None
+    """Fraction of the positions of a batch that hold tokens, 0 to 1."""
+    eta_seconds: int | None = None
+    """Seconds left of the stage, estimated."""
+    updated_at: Timestamp
+    """When this was written."""
+
+
+class CheckpointStatus(ApiModel):
+    """The newest committed checkpoint."""
+
+    step: int
+    """Optimizer steps it holds."""
+    uri: str
+    """Where it lies."""
+    committed_at: Timestamp
+    """When it became valid."""
+
+
+class ModelStatus(ApiModel):
+    """The exported model."""
+
+    uri: str
+    """Where it lies."""
+    format: str = "safetensors"
+    """Format of the weights."""
+    parameters: int
+    """Number of parameters, tied ones counted once."""
+    evaluation_loss: float | None = None
+    """Loss on the held-out documents, in nats per predicted token."""
+
+
+class Failure(ApiModel):
+    """The process that failed first, and the evidence."""
+
+    pod: str = ""
+    """Pod (on a laptop: the node's name)."""
+    node: str = ""
+    """Node it ran on."""
+    rank: int | None = None
+    """Global rank of the process."""
+    exit_code: int
+    """Exit code; 128 + n for death by signal n."""
+    reason: str
+    """Why, in one CamelCase word."""
+    message: str = ""
+    """Why, for people."""
+    log_tail: str = ""
+    """The last lines of its log."""
+
+
+class Attempt(ApiModel):
+    """One start of the gang."""
+
+    number: int
+    """Counted from 0."""
+    started_at: Timestamp
+    """When its first process was started."""
+    finished_at: Timestamp | None = None
+    """When its last process ended."""
+    outcome: Literal["Running", "Succeeded", "Failed", "Preempted"] = "Running"
+    """How it ended."""
+    failure: Failure | None = None
+    """What failed first."""
+
+
+class LostSeconds(ApiModel):
+    """Time that did not go into lasting optimizer steps, by cause."""
+
+    queue: float = Field(default=0.0, alias="Queue")
+    """Waiting for admission or nodes."""
+    startup: float = Field(default=0.0, alias="Startup")
+    """From the start of processes to the first optimizer step of the first attempt."""
+    restart: float = Field(default=0.0, alias="Restart")
+    """From a fault to the first optimizer step after it."""
+    recompute: float = Field(default=0.0, alias="Recompute")
+    """Steps that had to be done again."""
+    stall: float = Field(default=0.0, alias="Stall")
+    """Steps that hung."""
+
+
+class Accounting(ApiModel):
+    """Where the time went."""
+
+    accelerator_seconds: float = 0.0
+    """Accelerators held times seconds held."""
+    productive_seconds: float = 0.0
+    """Seconds of optimizer steps that lasted."""
+    lost_seconds: LostSeconds = LostSeconds()
+    """Time that did not go into lasting steps."""
+
+
+class TrainingRunStatus(ApiModel):
+    """The observed state of a TrainingRun."""
+
+    observed_generation: int | None = None
+    """Generation of the spec this was derived from."""
+    phase: Phase = Phase.PENDING
+    """A one-word summary of the conditions."""
+    conditions: list[Condition] = []
+    """Validated, Admitted, PodsScheduled, Running, Progressing, Suspended, Complete, Failed."""
+    attempt: int = 0
+    """Number of the current attempt, counted from 0."""
+    restarts: int = 0
+    """Restarts after faults so far."""
+    progress: Progress | None = None
+    """How far the current stage is."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest committed checkpoint."""
+    model: ModelStatus | None = None
+    """The exported model."""
+    attempts: list[Attempt] = []
+    """The newest attempts, oldest first."""
+    accounting: Accounting = Accounting()
+    """Where the time went."""
