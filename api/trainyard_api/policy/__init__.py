@@ -1,0 +1,1 @@
+"""Pure decisions of both back ends, one small file each."""

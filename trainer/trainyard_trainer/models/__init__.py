@@ -1,0 +1,1 @@
+"""Model architectures, by Transformers configurations."""
