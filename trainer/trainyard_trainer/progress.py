@@ -1,0 +1,76 @@
+"""The files through which training processes tell what they do; their shapes stand in `trainyard_api.progress`."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from trainyard_api.model import ApiModel
+from trainyard_api.names import File
+from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
+
+RecordType = TypeVar("RecordType", bound=ApiModel)
+
+
+def timestamp(unix_seconds: float) -> str:
+    """RFC 3339 in UTC with whole seconds, as Kubernetes writes times."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a reader sees the old or the new text, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json_atomically(path: Path, model: ApiModel) -> None:
+    """Replace a file by the JSON of an API object; see `write_text_atomically`."""
+    write_text_atomically(path, model.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+
+
+def append_record(path: Path, record: ApiModel) -> None:
+    """Append one JSON line by a single write, so that lines of several processes never mix."""
+    line = record.model_dump_json(by_alias=True, exclude_none=True) + "\n"
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def _read_records(path: Path, record_type: type[RecordType]) -> Iterator[RecordType]:
+    """The whole records of a JSON-lines file; a line cut off by a crash is passed over."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield record_type.model_validate_json(line)
+            except ValidationError:
+                if line.endswith(b"\n") and line.startswith(b"{") and line.rstrip().endswith(b"}"):
+                    raise
+
+
+def read_history(run_folder: Path) -> list[HistoryRecord]:
+    """One record per step and kind, by step; of repeated steps (after a resume) the last written one."""
+    newest: dict[tuple[int, bool], HistoryRecord] = {}
+    for record in _read_records(run_folder / File.HISTORY, HistoryRecord):
+        newest[record.step, record.evaluation_loss is not None] = record
+    return [newest[key] for key in sorted(newest)]
+
+
+def read_events(run_folder: Path) -> list[EventRecord]:
+    """Every event, in the order it was written."""
+    return list(_read_records(run_folder / File.EVENTS, EventRecord))
+
+
+def read_progress(run_folder: Path) -> ProgressReport | None:
+    """The newest progress report, or None before the first."""
+    path = run_folder / File.PROGRESS
+    if not path.exists():
+        return None
+    return ProgressReport.model_validate_json(path.read_bytes())
