@@ -1,0 +1,89 @@
+"""Transformers configurations and models with random weights, from checked architectures."""
+
+from typing import cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.spec import Architecture
+from trainyard_trainer.models.architecture import (
+    OVERRIDES_PATH,
+    padded_vocabulary_size,
+    resolve_architecture,
+)
+from trainyard_trainer.models.families import Objective
+
+__all__ = ["build_config", "build_model", "maximum_positions", "padded_vocabulary_size"]
+
+AUTO_CLASSES = {"MaskedLM": AutoModelForMaskedLM, "CausalLM": AutoModelForCausalLM}
+"""The Transformers class that makes and loads the model of an objective."""
+
+
+def build_config(
+    architecture: Architecture,
+    *,
+    vocabulary_size: int,
+    pad_token_id: int,
+    objective: Objective,
+    special_token_ids: dict[str, int] | None = None,
+) -> PreTrainedConfig:
+    """The Transformers configuration of an architecture.
+
+    Args:
+        architecture: preset and overrides.
+        vocabulary_size: entries of the tokenizer; the model's is the next multiple of 64.
+        pad_token_id: id of the padding token.
+        objective: MaskedLM or CausalLM.
+        special_token_ids: further ids of the tokenizer by their configuration name, such as `bos_token_id`.
+            Ids that are not given become None: the defaults of Transformers belong to other tokenizers.
+
+    Raises:
+        ConfigurationError: the preset or an override is wrong.
+    """
+    resolved = resolve_architecture(architecture, objective)
+    model_type = resolved.preset.family.model_type
+    names = ["bos_token_id", "eos_token_id"]
+    if model_type == "modernbert":
+        names += ["cls_token_id", "sep_token_id"]
+    token_ids: dict[str, int | None] = {name: (special_token_ids or {}).get(name) for name in names}
+    try:
+        config = AutoConfig.for_model(
+            model_type,
+            **{
+                **resolved.values,
+                **token_ids,
+                "vocab_size": padded_vocabulary_size(vocabulary_size),
+                "pad_token_id": pad_token_id,
+            },
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            OVERRIDES_PATH,
+            f"Transformers refuses the configuration: {error}",
+            "Correct or remove the override",
+        ) from error
+    return cast("PreTrainedConfig", config)
+
+
+def build_model(config: PreTrainedConfig, objective: Objective, *, seed: int) -> PreTrainedModel:
+    """A model in fp32 on the CPU whose random weights depend on configuration and seed alone.
+
+    Weights are drawn on the CPU from a generator state of their own, so they are equal on every rank, for every
+    world size and whatever was drawn before; the caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AUTO_CLASSES[objective].from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    return cast("PreTrainedModel", model)
+
+
+def maximum_positions(config: PreTrainedConfig) -> int:
+    """The longest row the model accepts, in tokens."""
+    return int(config.max_position_embeddings)
