@@ -1,6 +1,7 @@
 """From `spec.model.architecture` to checked configuration values, without torch and Transformers."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,20 +126,23 @@ def _value_problem(rule: FieldRule, value: Any) -> tuple[str, str] | None:
         "list": (list,),
         "object": (dict,),
     }[rule.kind]
+    article = "an" if rule.kind[0] in "aeiou" else "a"
     if not isinstance(value, expected) or (isinstance(value, bool) and rule.kind != "boolean"):
-        article = "an" if rule.kind[0] in "aeiou" else "a"
         return f"{value!r} is not {article} {rule.kind}", f"Write {article} {rule.kind}"
     if rule.choices and value not in rule.choices:
         nearest = suggestion(str(value), list(rule.choices))
         return f"{value!r} is not known", nearest or f"Use one of {', '.join(rule.choices)}"
-    below = rule.minimum is not None and value < rule.minimum
-    above = rule.maximum is not None and value > rule.maximum
-    if rule.kind in ("integer", "number") and (below or above or value != value):  # noqa: PLR0124 - NaN
-        limits = (
-            f"at least {rule.minimum:g}" if rule.maximum is None else f"{rule.minimum:g} to {rule.maximum:g}"
-        )
-        return f"{value} is out of range", f"Write {rule.kind} {limits}"
+    if isinstance(value, int | float) and not _is_in_range(rule, value):
+        limits = f"at least {rule.minimum}" if rule.maximum is None else f"{rule.minimum} to {rule.maximum}"
+        return f"{value} is out of range", f"Write {article} {rule.kind}, {limits}"
     return None
+
+
+def _is_in_range(rule: FieldRule, value: float) -> bool:
+    """Whether a number keeps to its limits; NaN does not."""
+    low = -math.inf if rule.minimum is None else rule.minimum
+    high = math.inf if rule.maximum is None else rule.maximum
+    return low <= value <= high
 
 
 def _combination_problems(preset: Preset, values: Mapping[str, Any]) -> Iterator[ConfigurationError]:

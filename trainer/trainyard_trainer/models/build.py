@@ -69,18 +69,20 @@ def build_config(
             f"Transformers refuses the configuration: {error}",
             "Correct or remove the override",
         ) from error
-    return cast("PreTrainedConfig", config)
+    return config
 
 
 def build_model(config: PreTrainedConfig, objective: Objective, *, seed: int) -> PreTrainedModel:
     """A model in fp32 on the CPU whose random weights depend on configuration and seed alone.
 
-    Weights are drawn on the CPU from a generator state of their own, so they are equal on every rank, for every
-    world size and whatever was drawn before; the caller's random state is left as it was.
+    Weights are drawn on the CPU from a generator state of their own, so they are equal on every rank, for
+    every world size and whatever was drawn before; the caller's random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AUTO_CLASSES[objective].from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        model = AUTO_CLASSES[objective].from_config(  # type: ignore[no-untyped-call]
+            config, attn_implementation="sdpa", dtype=torch.float32
+        )
     return cast("PreTrainedModel", model)
 
 
