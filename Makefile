@@ -1,0 +1,58 @@
+# The commands of this repository; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o errexit -o nounset -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.trainyard-stamp
+OUTPUT ?= runs
+
+.PHONY: help init check generate test demo corpora constraints clean
+
+help: ## List the commands.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+init: $(STAMP) ## Create .venv with everything that is pinned in constraints.txt (4.7 GB, once).
+
+$(STAMP): pyproject.toml constraints.txt
+	@[ -x $(BIN)/python ] || tools/create_venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/python -m uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[trainer,dev]'
+	@touch $@
+
+check: init ## Lint, format, types, import borders, and that generated files are up to date.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy tools tests/support
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m trainyard_api.generate --check
+
+generate: init ## Write the files that derive from the schema: the CRD and docs/api.md.
+	@$(BIN)/python -m trainyard_api.generate
+
+test: check ## All checks, then all tests.
+	@$(BIN)/pytest --durations=15
+
+demo: init ## Pretrain a small BERT on the State of the Union addresses with 2 processes, and show its report.
+	@corpus=$$($(BIN)/python tools/fetch_corpora.py) && \
+	$(BIN)/trainyard run manifests/samples/quickstart.yaml --output $(OUTPUT) --mount "$$corpus:/data/sotu" && \
+	$(BIN)/trainyard status $(OUTPUT)/quickstart && \
+	echo "The report: $$($(BIN)/trainyard report $(OUTPUT)/quickstart)"
+
+corpora: init ## Fetch the State of the Union corpus into the cache and print its folder.
+	@$(BIN)/python tools/fetch_corpora.py
+
+constraints: init ## Resolve constraints.txt again from pyproject.toml.
+	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
+	    --no-emit-index-url --no-annotate --custom-compile-command 'make constraints' --output-file constraints.txt
+
+clean: ## Remove caches and build outputs; .venv and runs stay.
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find api trainer tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
