@@ -211,7 +211,7 @@ class Optimizer(ApiModel):
     learning_rate: PositiveFloat
     """Peak learning rate, per optimizer step."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay; norms, biases and other one-dimensional parameters are exempt."""
+    """Decoupled weight decay (SGD adds it to the gradient); norms, biases and other one-dimensional parameters are exempt."""
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Decay of the first moment (AdamW, Lion)."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98

@@ -11,8 +11,8 @@ Values follow the paper of each model except where later work found better ones 
   shapes that MobileLLM proposes for 125 M and 350 M parameters and that SmolLM uses.
 - The smaller ModernBERT presets keep the 1024 positions and the rotary base of 10,000 of ModernBERT's main
   phase (arXiv:2412.13663); modernbert-base has the published 8192 and 160,000.
-- GPT-2 computes its GELU by PyTorch's fused kernel: the same function as gelu_new, which keeps about four times
-  as many activations for the backward pass.
+- GPT-2 computes its GELU by PyTorch's fused kernel: the same function as gelu_new, which keeps about four
+  times as many activations for the backward pass.
 - The MLP of the small Llama presets is 8/3 of the hidden size, rounded up to a multiple of 32.
 """
 

@@ -1,0 +1,106 @@
+"""The process group of a gang: who this process is, and what the ranks tell each other."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed
+
+from trainyard_api.plan import RunPlan
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others before it fails; an evaluation or a checkpoint must fit."""
+
+SINGLE_PROCESS_ENVIRONMENT = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+"""What a process that no agent started assumes; port 0 lets the system choose."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the processes of the gang."""
+
+    rank: int
+    """Global number."""
+    local_rank: int
+    """Number on its node."""
+    world_size: int
+    """Processes of the gang."""
+    device: torch.device
+    """Where it computes."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sums over all ranks, in fp64; a collective."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def from_first(self, value: int) -> int:
+        """The value that rank 0 has; a collective."""
+        return round(self.sums([float(value) if self.is_first else 0.0])[0])
+
+    def barrier(self) -> None:
+        """Wait for all ranks; a collective."""
+        self.sums([0.0])
+
+
+def select_device(local_rank: int) -> torch.device:
+    """The accelerator of a local rank, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")
+
+
+def set_threads(threads_per_process: int, local_world_size: int) -> None:
+    """Give this process its share of the cores; more threads than cores make every operation slower."""
+    available = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads_per_process or max(1, available // local_world_size))
+
+
+def join_gang(plan: RunPlan) -> Ranks:
+    """Read rank and rendezvous from the environment that torchrun's agent set, and meet the others.
+
+    DeepSpeed asks for its accelerator at import and for LOCAL_SIZE on a CPU, so both are set before it is imported.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    for name, default in SINGLE_PROCESS_ENVIRONMENT.items():
+        os.environ.setdefault(name, default)
+    device = select_device(local_rank)
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ["LOCAL_SIZE"] = str(local_world_size)
+    set_threads(plan.threads_per_process, local_world_size)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            backend="gloo" if device.type == "cpu" else "nccl",
+            timeout=COLLECTIVE_TIMEOUT,
+            device_id=None if device.type == "cpu" else device,
+        )
+    return Ranks(
+        rank=rank,
+        local_rank=local_rank,
+        world_size=torch.distributed.get_world_size(),
+        device=device,
+    )
+
+
+def leave_gang() -> None:
+    """Close the process group in order, so that no peer sees a broken connection."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,153 @@
+"""The DeepSpeed engine of a run: its configuration, and the few calls the training loop makes."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.plan import RunPlan
+from trainyard_api.spec import TrainingRunSpec
+from trainyard_trainer.batches import MicroBatch
+from trainyard_trainer.distributed import Ranks
+from trainyard_trainer.models.language_model import LanguageModel
+from trainyard_trainer.optimization.optimizers import build_optimizer
+
+SMALL_MODEL_BUCKET_ELEMENTS = 50_000_000
+"""Elements per communication bucket: DeepSpeed's 5e8 would hold 2 GB for a model of a few million parameters."""
+
+COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16, "FP32": torch.float32}
+
+
+def check_precision(spec: TrainingRunSpec, device: torch.device) -> None:
+    """Refuse number formats that would not train here.
+
+    Raises:
+        ConfigurationError: FP16 on a CPU, or without ZeRO.
+    """
+    if spec.training.precision != "FP16":
+        return
+    if device.type == "cpu":
+        raise ConfigurationError(
+            "spec.training.precision", "FP16 needs an accelerator and there is none here", "Use BF16 or FP32"
+        )
+    if spec.deepspeed.zero_stage == 0:
+        raise ConfigurationError(
+            "spec.deepspeed.zeroStage", "FP16 keeps its master weights in ZeRO, so stage 0 has none", "Use 1 or more"
+        )
+
+
+def engine_config(plan: RunPlan) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run.
+
+    Clipping and accumulation stay with DeepSpeed except at stage 0 (see `Engine.step`). At stage 0 BF16 means autocast over fp32
+    parameters, since DeepSpeed would otherwise accumulate gradients in bf16; from stage 1 on it means bf16 parameters
+    with fp32 master weights and fp32 accumulation.
+    """
+    spec = plan.spec
+    stage = spec.deepspeed.zero_stage
+    precision = spec.training.precision
+    config: dict[str, Any] = {
+        "train_batch_size": plan.batch.global_batch_size,
+        "train_micro_batch_size_per_gpu": plan.batch.micro_batch_size,
+        "gradient_accumulation_steps": plan.batch.accumulation_steps,
+        "gradient_clipping": spec.training.gradient_clipping if stage > 0 else 0.0,
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": SMALL_MODEL_BUCKET_ELEMENTS,
+            "allgather_bucket_size": SMALL_MODEL_BUCKET_ELEMENTS,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+    if precision == "BF16" and stage == 0:
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    elif precision == "BF16":
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif precision == "FP16":
+        config["fp16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return merge(config, dict(spec.deepspeed.config))
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, object by object; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+@dataclass
+class Engine:
+    """A DeepSpeed engine that divides gradients by the global number of predictions."""
+
+    deepspeed_engine: Any
+    optimizer: torch.optim.Optimizer
+    ranks: Ranks
+    zero_stage: int
+    gradient_clipping: float
+
+    def backward(self, loss_sum: torch.Tensor, num_labels_of_step: int) -> None:
+        """Add the gradient of a micro-batch's share of the step's mean loss.
+
+        DeepSpeed averages gradients over ranks, so each rank's sum is divided by the predictions of all ranks and all
+        micro-batches and multiplied by the number of ranks (the mean over a whole step does not depend on its division).
+        """
+        share = loss_sum * (self.ranks.world_size / num_labels_of_step)
+        self.deepspeed_engine.backward(share, scale_wrt_gas=False)
+
+    def forward(self, batch: MicroBatch) -> torch.Tensor:
+        """The summed loss of a micro-batch."""
+        return self.deepspeed_engine(*batch.model_arguments(self.ranks.device))  # type: ignore[no-any-return]
+
+    def mark_micro_step(self) -> None:
+        """Tell DeepSpeed that a micro-batch is done; on the last of a step it updates the weights."""
+        self.deepspeed_engine.step()
+
+    def clip_at_stage_0(self) -> float | None:
+        """Clip whole gradients and return their norm; at stage 0 DeepSpeed would not tell the norm."""
+        if self.zero_stage > 0:
+            return None
+        limit = self.gradient_clipping or float("inf")
+        return float(torch.nn.utils.clip_grad_norm_(self.deepspeed_engine.module.parameters(), limit))
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the last step's gradient before clipping (ZeRO 1 to 3)."""
+        return float(self.deepspeed_engine.get_global_grad_norm())
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the rate of the next optimizer step."""
+        for group in self.deepspeed_engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def train(self) -> None:
+        """Turn dropout on."""
+        self.deepspeed_engine.train()
+
+    def eval(self) -> None:
+        """Turn dropout off."""
+        self.deepspeed_engine.eval()
+
+
+def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
+    """Wrap a model that holds the same weights on every rank."""
+    import deepspeed  # noqa: PLC0415 - reads DS_ACCELERATOR at import, which join_gang sets
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    optimizer = build_optimizer(model.named_parameters(), plan.spec.training.optimizer)
+    model.to(ranks.device)
+    deepspeed_engine, _, _, _ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=engine_config(plan), dist_init_required=False
+    )
+    return Engine(
+        deepspeed_engine=deepspeed_engine,
+        optimizer=optimizer,
+        ranks=ranks,
+        zero_stage=plan.spec.deepspeed.zero_stage,
+        gradient_clipping=plan.spec.training.gradient_clipping,
+    )

@@ -1,0 +1,125 @@
+"""A Transformers language model that computes its loss only where something is predicted, with isolated documents."""
+
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from trainyard_trainer.methods.losses import cross_entropy_sum
+
+AttentionMask = torch.Tensor | dict[str, torch.Tensor]
+
+
+class LanguageModel(nn.Module):
+    """Backbone and head of a Transformers model; forward gives the summed loss of a micro-batch.
+
+    The parameters keep their Transformers names behind the prefix `model.`.
+
+    Args:
+        model: a masked or causal language model.
+        causal: whether a token may only see those before it.
+        isolate_documents: whether attention stays inside each document of a row.
+        mask_dtype: number format of queries and keys, in which the attention mask must be.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, causal: bool, isolate_documents: bool, mask_dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.causal = causal
+        self.isolate_documents = isolate_documents
+        self.mask_dtype = mask_dtype
+        self.sliding_window = _sliding_window(model)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        document_ids: torch.Tensor,
+        predicted_places: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Summed cross-entropy of a micro-batch, in nats and fp32.
+
+        Args:
+            input_ids: int64 [rows, length].
+            position_ids: int64 [rows, length], restarting at each document when they are isolated.
+            document_ids: int64 [rows, length], the number of the document in its row, -1 at padding.
+            predicted_places: int64 [m], places in the flattened [rows x length] batch.
+            labels: int64 [m].
+        """
+        mask = attention_mask(
+            document_ids,
+            causal=self.causal,
+            isolate_documents=self.isolate_documents,
+            dtype=self.mask_dtype,
+            sliding_window=self.sliding_window,
+        )
+        arguments = {"use_cache": False} if self.causal else {}
+        backbone = self.model.base_model
+        hidden = backbone(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=mask, **arguments
+        ).last_hidden_state
+        predicted = hidden.flatten(0, 1).index_select(0, predicted_places)
+        return cross_entropy_sum(predicted, labels, self.project)
+
+    def project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Vocabulary logits [m, vocabulary] of hidden states [m, hidden size]."""
+        model = self.model
+        if hasattr(model, "cls"):
+            return cast("torch.Tensor", model.cls(hidden))
+        if hasattr(model, "lm_head"):
+            return cast("torch.Tensor", model.lm_head(hidden))
+        return cast("torch.Tensor", model.decoder(model.head(hidden)))
+
+
+def _sliding_window(model: PreTrainedModel) -> int | None:
+    """Half the local attention window of a model that mixes local and global layers, else None."""
+    if "sliding_attention" not in (getattr(model.config, "layer_types", None) or ()):
+        return None
+    return int(model.config.sliding_window)
+
+
+def attention_mask(
+    document_ids: torch.Tensor,
+    *,
+    causal: bool,
+    isolate_documents: bool,
+    dtype: torch.dtype,
+    sliding_window: int | None = None,
+) -> AttentionMask | None:
+    """The additive attention mask, 0 where a query may look and the smallest number elsewhere.
+
+    Padding sees only padding, so that no row of the softmax is empty. None means full attention (bidirectional) or
+    the plain causal pattern, which lets the attention kernel choose its fastest path.
+
+    Args:
+        document_ids: int64 [rows, length], -1 at padding.
+        causal: whether a query sees only keys before it and itself.
+        isolate_documents: whether a query sees only keys of its own document.
+        dtype: number format of the result.
+        sliding_window: how far local layers look to each side; given, the result holds one mask per layer type.
+
+    Returns:
+        [rows, 1, length, length], or one such per layer type, or None.
+    """
+    length = document_ids.shape[1]
+    groups = document_ids if isolate_documents else document_ids.clamp(max=0)
+    if sliding_window is None and bool((groups == 0).all()):
+        return None
+    allowed = groups[:, None, :, None] == groups[:, None, None, :]
+    if causal:
+        allowed &= torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    if sliding_window is None:
+        return _additive(allowed, dtype)
+    places = torch.arange(length, device=document_ids.device)
+    near = (places[:, None] - places[None, :]).abs() <= sliding_window
+    return {"full_attention": _additive(allowed, dtype), "sliding_attention": _additive(allowed & near, dtype)}
+
+
+def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+        ~allowed, torch.finfo(dtype).min
+    )

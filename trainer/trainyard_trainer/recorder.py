@@ -1,0 +1,147 @@
+"""What rank 0 writes while it trains: progress, history and events. Other ranks have a recorder that writes nothing."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainyard_api.names import File, Stage
+from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
+from trainyard_api.status import CheckpointStatus, Progress
+from trainyard_trainer.checkpoint import CommittedCheckpoint, TrainState
+from trainyard_trainer.progress import append_record, timestamp, write_json_atomically
+
+PROGRESS_INTERVAL_SECONDS = 1.0
+RATE_WINDOW_STEPS = 20
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What one optimizer step measured, over all ranks."""
+
+    loss: float
+    """Nats per predicted token."""
+    gradient_norm: float
+    """L2 norm before clipping."""
+    learning_rate: float
+    """Rate of the step."""
+    num_tokens: int
+    """Tokens, padding not counted."""
+    num_positions: int
+    """Positions, padding counted."""
+    step_seconds: float
+    """How long it took."""
+    data_seconds: float
+    """How much of it rank 0 waited for data."""
+
+
+class Recorder:
+    """Writes the files of a run folder that tell of training.
+
+    Args:
+        run_folder: where; None writes nothing (ranks other than 0).
+        attempt: number of this start of the gang.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, run_folder: Path | None, attempt: int, clock: Callable[[], float]) -> None:
+        self._folder = run_folder
+        self._attempt = attempt
+        self._clock = clock
+        self._checkpoint: CheckpointStatus | None = None
+        self._recent: deque[StepFigures] = deque(maxlen=RATE_WINDOW_STEPS)
+        self._last_report_time = float("-inf")
+
+    def step_done(self, state: TrainState, figures: StepFigures, total_steps: int) -> None:
+        """Tell of an optimizer step; the progress report follows at most once a second."""
+        self._recent.append(figures)
+        self._append_history(
+            HistoryRecord(
+                step=state.step,
+                time=self._clock(),
+                loss=figures.loss,
+                learning_rate=figures.learning_rate,
+                gradient_norm=figures.gradient_norm,
+                tokens=figures.num_tokens,
+                positions=figures.num_positions,
+                step_seconds=round(figures.step_seconds, 6),
+                data_seconds=round(figures.data_seconds, 6),
+            )
+        )
+        if self._clock() - self._last_report_time >= PROGRESS_INTERVAL_SECONDS:
+            self.report(state, total_steps)
+
+    def evaluated(self, state: TrainState, total_steps: int) -> None:
+        """Tell of an evaluation."""
+        self._append_history(
+            HistoryRecord(step=state.step, time=self._clock(), evaluation_loss=state.evaluation_loss)
+        )
+        self.report(state, total_steps)
+
+    def checkpoint_committed(self, path: Path, state: TrainState, seconds: float) -> None:
+        """Tell of a new checkpoint."""
+        self._checkpoint = CheckpointStatus(
+            step=state.step, uri=path.as_uri(), committed_at=timestamp(self._clock())
+        )
+        self.event("CheckpointCommitted", f"step {state.step}", seconds=seconds, step=state.step)
+
+    def resumed(self, checkpoint: CommittedCheckpoint) -> None:
+        """Tell which checkpoint training goes on from."""
+        self._checkpoint = CheckpointStatus(
+            step=checkpoint.step, uri=checkpoint.path.as_uri(), committed_at=checkpoint.committed_at
+        )
+        self.event("Resumed", f"from step {checkpoint.step}", step=checkpoint.step)
+
+    def event(self, kind: str, message: str, *, seconds: float | None = None, **values: float) -> None:
+        """Tell of something that happens once."""
+        if self._folder is None:
+            return
+        append_record(
+            self._folder / File.EVENTS,
+            EventRecord(
+                time=self._clock(),
+                type=kind,
+                stage=Stage.TRAIN,
+                attempt=self._attempt,
+                message=message,
+                seconds=seconds,
+                values=values,
+            ),
+        )
+
+    def report(self, state: TrainState, total_steps: int) -> None:
+        """Replace the progress report."""
+        self._last_report_time = self._clock()
+        if self._folder is None:
+            return
+        report = ProgressReport(
+            attempt=self._attempt, progress=self._progress(state, total_steps), checkpoint=self._checkpoint
+        )
+        write_json_atomically(self._folder / File.PROGRESS, report)
+
+    def _progress(self, state: TrainState, total_steps: int) -> Progress:
+        newest = self._recent[-1] if self._recent else None
+        seconds = sum(figures.step_seconds for figures in self._recent)
+        tokens = sum(figures.num_tokens for figures in self._recent)
+        positions = sum(figures.num_positions for figures in self._recent)
+        steps_left = max(0, total_steps - state.step)
+        return Progress(
+            stage=Stage.TRAIN,
+            detail="train",
+            step=state.step,
+            total_steps=total_steps,
+            tokens=state.tokens,
+            percent=round(100.0 * state.step / total_steps, 2),
+            loss=newest.loss if newest else None,
+            evaluation_loss=state.evaluation_loss,
+            learning_rate=newest.learning_rate if newest else None,
+            gradient_norm=newest.gradient_norm if newest else None,
+            tokens_per_second=round(tokens / seconds, 1) if seconds else None,
+            packing_efficiency=round(tokens / positions, 4) if positions else None,
+            eta_seconds=round(steps_left * seconds / len(self._recent)) if self._recent else None,
+            updated_at=timestamp(self._clock()),
+        )
+
+    def _append_history(self, record: HistoryRecord) -> None:
+        if self._folder is not None:
+            append_record(self._folder / File.HISTORY, record)

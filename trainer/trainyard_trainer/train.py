@@ -1,0 +1,410 @@
+"""The training of one rank, top to bottom. Read `train` first; the rest follows in the order it is called.
+
+Everything that a step needs is a pure function of the step's number: which rows, which masks, which dropout, which learning
+rate. What has to survive a restart is in the checkpoint: weights, optimizer state and the few numbers of TrainState.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from trainyard_api.errors import DataError, DivergedError
+from trainyard_api.names import ExitCode
+from trainyard_api.plan import RunPlan
+from trainyard_trainer.batches import BatchSource, MicroBatch, Prefetcher
+from trainyard_trainer.checkpoint import (
+    CommittedCheckpoint,
+    TrainState,
+    committed_checkpoints,
+    delete_old_checkpoints,
+    is_committed,
+    load_model_weights,
+    newest_sound,
+    restore_engine,
+    save_checkpoint,
+)
+from trainyard_trainer.data.dataset import PreparedData, open_prepared
+from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
+from trainyard_trainer.engine import COMPUTE_DTYPES, Engine, build_engine, check_precision
+from trainyard_trainer.methods.objective import Objective, build_objective
+from trainyard_trainer.models.build import build_config, build_model
+from trainyard_trainer.models.language_model import LanguageModel
+from trainyard_trainer.optimization.budgets import estimated_steps, planned_steps
+from trainyard_trainer.optimization.schedules import learning_rate_factor
+from trainyard_trainer.recorder import Recorder, StepFigures
+from trainyard_trainer.signals import StopRequest
+
+STOP_POLL_BATCHES = 8
+"""Forward passes of an evaluation between two looks at the stop flag."""
+
+
+def train(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ExitCode:
+    """Train one rank until the budget is spent or it is told to stop.
+
+    Args:
+        plan: the run; rank and rendezvous come from the environment (see `distributed.join_gang`).
+        clock: Unix time in seconds.
+
+    Returns:
+        SUCCEEDED when the budget is spent, PREEMPTED when a checkpoint was saved on a stop.
+
+    Raises:
+        TrainyardError: what is wrong, where, and whether a retry helps.
+    """
+    startup = Startup(clock, psutil.Process().create_time())
+    stop = StopRequest()
+    stop.install()
+    startup.mark("importSeconds")
+
+    ranks = join_gang(plan)
+    try:
+        check_precision(plan.spec, ranks.device)
+        startup.mark("rendezvousSeconds")
+        trainer = set_up(plan, ranks, stop, startup, clock)
+        return run(trainer)
+    finally:
+        leave_gang()
+
+
+class Startup:
+    """Where the time from the start of the process to the first optimizer step goes."""
+
+    def __init__(self, clock: Callable[[], float], process_start: float) -> None:
+        self._clock = clock
+        self._last = process_start
+        self.seconds: dict[str, float] = {}
+
+    def mark(self, part: str) -> None:
+        """End a part of the start-up."""
+        now = self._clock()
+        self.seconds[part] = round(now - self._last, 3)
+        self._last = now
+
+
+@dataclass
+class Trainer:
+    """What the loop works with."""
+
+    plan: RunPlan
+    ranks: Ranks
+    engine: Engine
+    source: BatchSource
+    recorder: Recorder
+    stop: StopRequest
+    startup: Startup
+    state: TrainState
+    data_hash: str
+    planned_steps: int | None
+    clock: Callable[[], float]
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return Path(self.plan.paths.checkpoints)
+
+
+def set_up(
+    plan: RunPlan, ranks: Ranks, stop: StopRequest, startup: Startup, clock: Callable[[], float]
+) -> Trainer:
+    """Open the data, build the model and its engine, and resume from the newest sound checkpoint."""
+    spec = plan.spec
+    recorder = Recorder(Path(plan.paths.run_folder) if ranks.is_first else None, plan.attempt, clock)
+    data = open_prepared(Path(plan.paths.run_folder))
+    objective = build_objective(spec, data.manifest)
+    startup.mark("dataSeconds")
+
+    checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
+    check_data(checkpoint, data)
+    model = build_language_model(plan, data, objective, checkpoint)
+    startup.mark("modelSeconds")
+
+    engine = build_engine(plan, model, ranks)
+    if checkpoint is not None:
+        restore_engine(engine, checkpoint)
+        recorder.resumed(checkpoint)
+    startup.mark("engineSeconds")
+
+    return Trainer(
+        plan=plan,
+        ranks=ranks,
+        engine=engine,
+        source=BatchSource(
+            train=data.train,
+            validation=data.validation,
+            objective=objective,
+            batch=plan.batch,
+            rank=ranks.rank,
+            seed=spec.training.seed,
+            pad_token_id=data.manifest.tokenizer.pad_token_id,
+            isolate_documents=spec.data.packing.isolate_documents,
+        ),
+        recorder=recorder,
+        stop=stop,
+        startup=startup,
+        state=checkpoint.manifest.state if checkpoint else TrainState(),
+        data_hash=data.manifest.hash,
+        planned_steps=planned_steps(
+            spec.training.budget,
+            num_rows=len(data.train),
+            num_tokens=data.train.num_tokens,
+            global_batch_size=plan.batch.global_batch_size,
+        ),
+        clock=clock,
+    )
+
+
+def agree_on_checkpoint(folder: Path, ranks: Ranks, recorder: Recorder) -> CommittedCheckpoint | None:
+    """The checkpoint that all ranks resume from: rank 0 verifies and decides, so that they cannot differ."""
+    step = -1
+    if ranks.is_first:
+        sound, problems = newest_sound(folder)
+        step = sound.step if sound else -1
+        for problem in problems:
+            recorder.event("CheckpointDamaged", problem)
+    step = ranks.from_first(step)
+    if step < 0:
+        return None
+    return next(checkpoint for checkpoint in committed_checkpoints(folder) if checkpoint.step == step)
+
+
+def check_data(checkpoint: CommittedCheckpoint | None, data: PreparedData) -> None:
+    """Refuse to resume on other data: row i would be another row.
+
+    Raises:
+        DataError: the checkpoint was trained on other data.
+    """
+    if checkpoint is not None and checkpoint.manifest.data_hash != data.manifest.hash:
+        raise DataError(
+            str(checkpoint.path),
+            f"it was trained on data {checkpoint.manifest.data_hash[:12]}, and the sources now give "
+            f"{data.manifest.hash[:12]}",
+            "Restore the sources, or start a run of another name",
+        )
+
+
+def build_language_model(
+    plan: RunPlan, data: PreparedData, objective: Objective, checkpoint: CommittedCheckpoint | None
+) -> LanguageModel:
+    """The model with the same weights on every rank: from the seed, or from the checkpoint."""
+    spec = plan.spec
+    if spec.model.architecture is None or spec.pretraining is None:
+        raise DataError("spec.model", "only architecture is supported yet", "Set spec.model.architecture")
+    config = build_config(
+        spec.model.architecture,
+        vocabulary_size=data.manifest.tokenizer.vocabulary_size,
+        pad_token_id=data.manifest.tokenizer.pad_token_id,
+        objective=spec.pretraining.objective,
+    )
+    model = build_model(config, spec.pretraining.objective, seed=spec.training.seed)
+    if checkpoint is not None:
+        # Tied weights are stored once, so names are missing; unexpected ones would be another model.
+        _, unexpected = model.load_state_dict(load_model_weights(checkpoint.path), strict=False)
+        if unexpected:
+            raise DataError(str(checkpoint.path), f"unknown weights {unexpected[:3]}", "Use the run's own folder")
+        model.tie_weights()
+    return LanguageModel(
+        model,
+        causal=objective.causal,
+        isolate_documents=spec.data.packing.isolate_documents,
+        mask_dtype=COMPUTE_DTYPES[spec.training.precision],
+    )
+
+
+def run(trainer: Trainer) -> ExitCode:
+    """The loop: one optimizer step after the other, with evaluations and checkpoints once in a while."""
+    spec = trainer.plan.spec
+    every_evaluation = spec.training.evaluation.every_steps
+    trainer.engine.train()
+    with Prefetcher(trainer.source, trainer.state.step) as prefetcher:
+        while True:
+            started = time.perf_counter()
+            micro_batches = prefetcher.next_step()
+            counts = agree_on_step(trainer, micro_batches)
+            data_seconds = time.perf_counter() - started
+            if counts.stop:
+                save(trainer)
+                trainer.recorder.report(trainer.state, counts.total_steps)
+                return ExitCode.PREEMPTED
+            if counts.finished:
+                break
+
+            learning_rate = step_learning_rate(trainer, counts.total_steps)
+            trainer.engine.set_learning_rate(learning_rate)
+            loss_sum, gradient_norm = optimizer_step(trainer, micro_batches, counts.num_labels)
+            loss = trainer.ranks.sums([loss_sum])[0] / counts.num_labels
+            step_seconds = time.perf_counter() - started
+            trainer.state = advance(trainer.state, counts, step_seconds)
+            if not math.isfinite(loss):
+                raise diverged(trainer.state, loss, gradient_norm)
+            figures = StepFigures(
+                loss=loss,
+                gradient_norm=gradient_norm,
+                learning_rate=learning_rate,
+                num_tokens=counts.num_tokens,
+                num_positions=counts.num_positions,
+                step_seconds=step_seconds,
+                data_seconds=data_seconds,
+            )
+            trainer.recorder.step_done(trainer.state, figures, counts.total_steps)
+            tell_startup(trainer)
+
+            step = trainer.state.step
+            if every_evaluation and step % every_evaluation == 0 and step != counts.total_steps:
+                evaluate(trainer, counts.total_steps)
+            if step % spec.checkpoint.every_steps == 0 and step != counts.total_steps:
+                save(trainer)
+    return finish(trainer)
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What all ranks agree on before a step."""
+
+    num_labels: int
+    num_tokens: int
+    num_positions: int
+    total_steps: int
+    stop: bool
+    finished: bool
+
+
+def agree_on_step(trainer: Trainer, micro_batches: list[MicroBatch]) -> StepCounts:
+    """One collective per step: counts to divide by, whether anybody was told to stop, whether the budget is spent.
+
+    Rank 0's clock decides a wall-clock budget, so that no two ranks disagree on the last step.
+    """
+    state, budget = trainer.state, trainer.plan.spec.training.budget
+    labels, tokens, positions, stops, elapsed_seconds = trainer.ranks.sums(
+        [
+            sum(batch.num_labels for batch in micro_batches),
+            sum(batch.num_tokens for batch in micro_batches),
+            sum(batch.num_positions for batch in micro_batches),
+            float(trainer.stop.requested),
+            state.train_seconds if trainer.ranks.is_first else 0.0,
+        ]
+    )
+    total_steps = trainer.planned_steps
+    if budget.wall_clock_seconds is not None:
+        total_steps = estimated_steps(budget.wall_clock_seconds, elapsed_seconds, state.step)
+        finished = elapsed_seconds >= budget.wall_clock_seconds
+    elif budget.tokens is not None:
+        finished = state.tokens >= budget.tokens
+    else:
+        finished = total_steps is not None and state.step >= total_steps
+    return StepCounts(
+        num_labels=max(1, round(labels)),
+        num_tokens=round(tokens),
+        num_positions=round(positions),
+        total_steps=max(state.step, total_steps or 1),
+        stop=stops > 0 and not finished,
+        finished=finished,
+    )
+
+
+def step_learning_rate(trainer: Trainer, total_steps: int) -> float:
+    """The learning rate of the next optimizer step."""
+    training = trainer.plan.spec.training
+    factor = learning_rate_factor(training.schedule, trainer.state.step, total_steps)
+    return training.optimizer.learning_rate * factor
+
+
+def optimizer_step(
+    trainer: Trainer, micro_batches: list[MicroBatch], num_labels: int
+) -> tuple[float, float]:
+    """Forward, backward and update; this rank's summed loss and the gradient norm before clipping."""
+    engine = trainer.engine
+    loss_sum = torch.zeros((), device=trainer.ranks.device)
+    clipped_norm = None
+    for index, batch in enumerate(micro_batches):
+        torch.manual_seed(dropout_seed(trainer.plan.spec.training.seed, batch.first_row))
+        loss = engine.forward(batch)
+        engine.backward(loss, num_labels)
+        loss_sum += loss.detach()
+        if index == len(micro_batches) - 1:
+            clipped_norm = engine.clip_at_stage_0()
+        engine.mark_micro_step()
+    return float(loss_sum), engine.gradient_norm() if clipped_norm is None else clipped_norm
+
+
+def dropout_seed(seed: int, first_row: int) -> int:
+    """Dropout is a pure function of the seed and the row's number, so no random state has to be saved."""
+    return (seed * 0x9E3779B97F4A7C15 + first_row) % 2**63
+
+
+def advance(state: TrainState, counts: StepCounts, step_seconds: float) -> TrainState:
+    """The state after one more step."""
+    return state.model_copy(
+        update={
+            "step": state.step + 1,
+            "tokens": state.tokens + counts.num_tokens,
+            "train_seconds": state.train_seconds + step_seconds,
+        }
+    )
+
+
+def diverged(state: TrainState, loss: float, gradient_norm: float) -> DivergedError:
+    """The error of a loss that is not finite; the checkpoints before it stay."""
+    return DivergedError(
+        "spec.training",
+        f"the loss of step {state.step} is {loss} (gradient norm {gradient_norm})",
+        "Lower optimizer.learningRate, lengthen schedule.warmupSteps, or look at the data of that step",
+    )
+
+
+def tell_startup(trainer: Trainer) -> None:
+    """After the first step of an attempt, tell where the time until then went."""
+    if "firstStepSeconds" not in trainer.startup.seconds:
+        trainer.startup.mark("firstStepSeconds")
+        parts = trainer.startup.seconds
+        trainer.recorder.event("Startup", "first optimizer step", seconds=sum(parts.values()), **parts)
+
+
+def evaluate(trainer: Trainer, total_steps: int) -> None:
+    """Measure the loss on the held-out rows; given up when anybody is told to stop, since a save comes first."""
+    sums = [0.0, 0.0]
+    trainer.engine.eval()
+    maximum_rows = trainer.plan.spec.training.evaluation.maximum_sequences
+    with torch.no_grad():
+        for index, batch in enumerate(trainer.source.evaluation_batches(maximum_rows)):
+            sums[0] += float(trainer.engine.forward(batch))
+            sums[1] += batch.num_labels
+            if index % STOP_POLL_BATCHES == 0 and trainer.ranks.sums([float(trainer.stop.requested)])[0]:
+                trainer.engine.train()
+                return
+    trainer.engine.train()
+    loss_sum, num_labels = trainer.ranks.sums(sums)
+    trainer.state = trainer.state.model_copy(update={"evaluation_loss": loss_sum / max(1.0, num_labels)})
+    trainer.recorder.evaluated(trainer.state, total_steps)
+
+
+def save(trainer: Trainer) -> None:
+    """Commit a checkpoint of the current step, unless there is one, and delete those that are no longer kept."""
+    if trainer.state.step == 0 or is_committed(trainer.checkpoints, trainer.state.step):
+        return
+    started = time.perf_counter()
+    path = save_checkpoint(
+        trainer.checkpoints,
+        trainer.engine,
+        trainer.state,
+        data_hash=trainer.data_hash,
+        optimizer_name=trainer.plan.spec.training.optimizer.name,
+        now=trainer.clock(),
+    )
+    trainer.recorder.checkpoint_committed(path, trainer.state, time.perf_counter() - started)
+    if trainer.ranks.is_first:
+        delete_old_checkpoints(trainer.checkpoints, trainer.plan.spec.checkpoint.keep)
+
+
+def finish(trainer: Trainer) -> ExitCode:
+    """The last evaluation and the last checkpoint; a stop during the evaluation still saves the trained weights."""
+    total_steps = trainer.state.step
+    if not is_committed(trainer.checkpoints, total_steps):
+        evaluate(trainer, total_steps)
+        save(trainer)
+    trainer.recorder.report(trainer.state, total_steps)
+    return ExitCode.SUCCEEDED
