@@ -1,0 +1,299 @@
+"""From the last committed checkpoint to a Hugging Face folder that stock Transformers loads."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from trainyard_api.errors import ConfigurationError, DataError, StorageFullError
+from trainyard_api.plan import RunPlan
+from trainyard_api.status import ModelStatus
+from trainyard_trainer.checkpoint import (
+    MANIFEST,
+    CommittedCheckpoint,
+    damage,
+    latest_committed,
+    load_model_weights,
+)
+from trainyard_trainer.data.dataset import PreparedData, open_prepared
+from trainyard_trainer.model_card import render_model_card
+from trainyard_trainer.models.build import AUTO_CLASSES, build_config
+from trainyard_trainer.models.families import Objective
+from trainyard_trainer.progress import timestamp, write_json_atomically, write_text_atomically
+from trainyard_trainer.training_record import (
+    TRAINING_RECORD,
+    RecordedCheckpoint,
+    TrainingRecord,
+    describe_file,
+    export_key,
+    files_are_intact,
+    package_versions,
+    read_training_record,
+    sha256_of,
+    source_commit,
+)
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.jinja",
+)
+"""Files of a tokenizer by the names that Transformers reads."""
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+MODEL_CARD = "README.md"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelToExport:
+    """What goes into the folder."""
+
+    config: PreTrainedConfig
+    """The architecture."""
+    objective: Objective
+    """Decides the class that loads it."""
+    weights: dict[str, torch.Tensor]
+    """fp32 weights by their Transformers names, tied ones once."""
+    tokenizer_folder: Path
+    """The tokenizer it was trained with."""
+
+
+def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelStatus:
+    """Write `<run folder>/model`, or reuse it when it was exported from the same inputs.
+
+    Args:
+        plan: the run.
+        clock: Unix time in seconds.
+
+    Raises:
+        DataError: there is no committed checkpoint, it is damaged, or the tokenizer does not fit.
+        StorageFullError: no space is left.
+    """
+    pretraining, architecture = plan.spec.pretraining, plan.spec.model.architecture
+    if pretraining is None or architecture is None:
+        raise ConfigurationError("spec", "only pretraining from an architecture is exported yet", "Set both")
+    checkpoint = _sound_checkpoint(Path(plan.paths.checkpoints))
+    data = open_prepared(Path(plan.paths.run_folder))
+    folder = Path(plan.paths.model)
+    manifest_sha256 = sha256_of(checkpoint.path / MANIFEST)
+    key = export_key(plan.spec, data.manifest.hash, manifest_sha256)
+    existing = read_training_record(folder)
+    if existing is not None and existing.key == key and files_are_intact(folder, existing):
+        return _status(folder, existing)
+
+    # A stage tells its progress in progress.json; bars of Transformers would only fill its log.
+    transformers_logging.disable_progress_bar()
+    weights = load_model_weights(checkpoint.path)
+    config = build_config(
+        architecture,
+        vocabulary_size=data.manifest.tokenizer.vocabulary_size,
+        pad_token_id=data.manifest.tokenizer.pad_token_id,
+        objective=pretraining.objective,
+        special_token_ids=special_token_ids(data.tokenizer_folder),
+    )
+    record = _record(
+        plan,
+        data,
+        checkpoint,
+        key=key,
+        manifest_sha256=manifest_sha256,
+        num_parameters=sum(tensor.numel() for tensor in weights.values()),
+        now=clock(),
+    )
+    model = ModelToExport(config, pretraining.objective, weights, data.tokenizer_folder)
+    return _status(folder, write_model_folder(folder, model, record))
+
+
+def _sound_checkpoint(folder: Path) -> CommittedCheckpoint:
+    checkpoint = latest_committed(folder)
+    if checkpoint is None:
+        raise DataError(str(folder), "there is no committed checkpoint to export", "Train first")
+    problem = damage(checkpoint)
+    if problem is not None:
+        raise DataError(
+            str(checkpoint.path),
+            problem,
+            "Remove the folder and start the run again to train those steps again",
+        )
+    return checkpoint
+
+
+def _record(  # noqa: PLR0913 - the record brings everything about a model together
+    plan: RunPlan,
+    data: PreparedData,
+    checkpoint: CommittedCheckpoint,
+    *,
+    key: str,
+    manifest_sha256: str,
+    num_parameters: int,
+    now: float,
+) -> TrainingRecord:
+    state = checkpoint.manifest.state
+    return TrainingRecord(
+        key=key,
+        run=plan.name,
+        objective=plan.spec.pretraining.objective if plan.spec.pretraining else "",
+        parameters=num_parameters,
+        steps=state.step,
+        tokens=state.tokens,
+        training_seconds=round(state.train_seconds, 3),
+        seed=plan.spec.training.seed,
+        evaluation_loss=state.evaluation_loss,
+        unigram_entropy=data.manifest.unigram_entropy,
+        data_hash=data.manifest.hash,
+        data=data.manifest.model_dump(mode="json", by_alias=True),
+        spec=plan.spec,
+        checkpoint=RecordedCheckpoint(
+            step=checkpoint.step, committed_at=checkpoint.committed_at, manifest_sha256=manifest_sha256
+        ),
+        versions=package_versions(),
+        git_commit=source_commit(Path(__file__).parent),
+        created_at=timestamp(now),
+    )
+
+
+def _status(folder: Path, record: TrainingRecord) -> ModelStatus:
+    return ModelStatus(
+        uri=folder.as_uri(), parameters=record.parameters, evaluation_loss=record.evaluation_loss
+    )
+
+
+def special_token_ids(tokenizer_folder: Path) -> dict[str, int]:
+    """The ids of the tokenizer's special tokens by their configuration names; those it lacks are left out."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    ids = {name: getattr(tokenizer, name) for name in SPECIAL_TOKENS}
+    return {name: token_id for name, token_id in ids.items() if token_id is not None}
+
+
+def write_model_folder(folder: Path, model: ModelToExport, record: TrainingRecord) -> TrainingRecord:
+    """Write the folder under a temporary name, load it with stock Transformers, compare, and rename it.
+
+    Returns:
+        The record as it was written, with the hashes of the files.
+
+    Raises:
+        DataError: what Transformers loads differs from the checkpoint.
+        StorageFullError: no space is left.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write_files(temporary, model, record)
+        verify_model_folder(temporary, model)
+        names = sorted(path.name for path in temporary.iterdir())
+        complete = record.model_copy(
+            update={"files": {name: describe_file(temporary / name) for name in names}}
+        )
+        write_json_atomically(temporary / TRAINING_RECORD, complete)
+        _replace_folder(temporary, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(
+                str(folder), "no space is left for the model", "Free space and start the run again"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return complete
+
+
+def _write_files(folder: Path, model: ModelToExport, record: TrainingRecord) -> None:
+    network = _network(model)
+    network.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (model.tokenizer_folder / name).is_file():
+            shutil.copyfile(model.tokenizer_folder / name, folder / name)
+    weights_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    write_text_atomically(folder / MODEL_CARD, render_model_card(record, weights_bytes=weights_bytes))
+
+
+def _network(model: ModelToExport) -> PreTrainedModel:
+    """The model with the checkpoint's weights; made without storage, so that no weights are drawn in vain.
+
+    Raises:
+        DataError: the checkpoint belongs to another architecture.
+    """
+    with torch.device("meta"):
+        network: PreTrainedModel = AUTO_CLASSES[model.objective].from_config(  # type: ignore[no-untyped-call]
+            model.config, dtype=torch.float32
+        )
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    foreign = [name for name, tensor in model.weights.items() if shapes.get(name) != tensor.shape]
+    if foreign:
+        raise DataError(
+            "checkpoint",
+            f"it holds weights of another architecture: {foreign[:3]}",
+            "Export the run's own checkpoint",
+        )
+    network.load_state_dict(model.weights, strict=False, assign=True)
+    network.tie_weights()
+    missing = [name for name, parameter in network.named_parameters() if parameter.is_meta]
+    if missing:
+        raise DataError("checkpoint", f"it lacks weights: {missing[:3]}", "Export an undamaged checkpoint")
+    if model.objective == "CausalLM":
+        network.generation_config = GenerationConfig.from_model_config(model.config)
+    return network
+
+
+def verify_model_folder(folder: Path, model: ModelToExport) -> None:
+    """Load the folder as a user would and compare every weight bit by bit.
+
+    Raises:
+        DataError: keys are missing or unexpected, a weight differs, ties are lost, or the tokenizer does not
+        fit.
+    """
+    loaded, info = AUTO_CLASSES[model.objective].from_pretrained(  # type: ignore[no-untyped-call]
+        folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+    )
+    remedy = "This is a fault of the export; the checkpoint is intact"
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise DataError(str(folder), f"Transformers reports {kind}: {sorted(info[kind])[:3]}", remedy)
+    state = loaded.state_dict()
+    changed = [name for name, tensor in model.weights.items() if not torch.equal(state[name], tensor)]
+    if changed:
+        raise DataError(str(folder), f"weights changed on the way: {changed[:3]}", remedy)
+    tied = loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    if tied != model.config.tie_word_embeddings:
+        raise DataError(str(folder), "tied embeddings were not restored as they were", remedy)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if len(tokenizer) > model.config.vocab_size:
+        raise DataError(
+            str(folder),
+            f"the tokenizer has {len(tokenizer)} entries and the model {model.config.vocab_size}",
+            "Export with the tokenizer that the run was trained with",
+        )
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """Put a finished folder in its place; after a crash in between, the next export makes it again."""
+    for path in (*temporary.iterdir(), temporary):
+        _sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
