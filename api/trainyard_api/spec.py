@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue
 
 from trainyard_api.model import ApiModel
-from trainyard_api.names import API_VERSION, KIND
 
 FreeForm = dict[str, JsonValue]
 """An object whose shape belongs to another project (a pod template, a DeepSpeed configuration)."""
@@ -30,7 +29,7 @@ class Masking(ApiModel):
     probability: Probability = 0.30
     """Fraction of the tokens to predict in training, 0 to 1."""
     evaluation_probability: Probability = 0.15
-    """Fraction of the tokens to predict in evaluation, 0 to 1; the same for every run, so that losses compare."""
+    """Fraction of the tokens to predict in evaluation, 0 to 1; equal for all runs, so that losses compare."""
     strategy: Literal["Token", "WholeWord"] = "WholeWord"
     """Token chooses single tokens; WholeWord chooses all tokens of a word together."""
 
@@ -124,13 +123,13 @@ class Source(ApiModel):
     uri: Uri
     """fsspec URI, or a glob of them, such as file:///data/*.jsonl.gz or s3://bucket/text/*.parquet."""
     format: Literal["Text", "JsonLines", "Parquet"]
-    """Text, one JSON object per line, or Parquet; .gz, .bz2, .xz and .zst are decompressed by their ending."""
+    """Text, one JSON object per line, or Parquet; .gz, .bz2, .xz and .zst tell compression."""
     text_field: Annotated[str, Field(min_length=1)] = "text"
     """Field or column that holds the text (JsonLines and Parquet)."""
     document_boundary: Literal["Record", "BlankLine", "Line"] = "Record"
     """What is one document: a whole record (Text: a file), or its parts between blank lines, or each line."""
     weight: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
-    """How often each training document of the source occurs in an epoch; 0.5 takes half of them, chosen by hash."""
+    """How often each training document of the source occurs in an epoch; 0.5 takes half, chosen by hash."""
 
 
 class NearDeduplication(ApiModel):
@@ -163,7 +162,7 @@ class Preparation(ApiModel):
     pii: Literal["Keep", "Mask", "Drop"] = "Keep"
     """What happens to personal data: kept, replaced by a placeholder, or the document dropped."""
     maximum_invalid_fraction: Fraction = 0.01
-    """Fraction of records that may be unreadable (broken JSON, no text field, not UTF-8) before the run fails."""
+    """Fraction of records that may be unreadable (broken JSON, no text field, not UTF-8), 0 to 1."""
 
 
 class Packing(ApiModel):
@@ -211,7 +210,7 @@ class Optimizer(ApiModel):
     learning_rate: PositiveFloat
     """Peak learning rate, per optimizer step."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay (SGD adds it to the gradient); norms, biases and other one-dimensional parameters are exempt."""
+    """Decoupled weight decay (SGD: added to the gradient); one-dimensional parameters (norms, biases) are exempt."""
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Decay of the first moment (AdamW, Lion)."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
@@ -413,9 +412,9 @@ class Metadata(ApiModel):
 class TrainingRun(ApiModel):
     """A training run: data, model, training, hardware and safety in one resource."""
 
-    api_version: Literal["trainyard.dev/v1alpha1"] = API_VERSION
+    api_version: Literal["trainyard.dev/v1alpha1"] = "trainyard.dev/v1alpha1"
     """trainyard.dev/v1alpha1."""
-    kind: Literal["TrainingRun"] = KIND
+    kind: Literal["TrainingRun"] = "TrainingRun"
     """TrainingRun."""
     metadata: Metadata
     """Name and labels."""

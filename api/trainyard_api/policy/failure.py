@@ -48,8 +48,8 @@ class ProcessEnd:
 def first_failure(ends: Iterable[ProcessEnd]) -> Failure | None:
     """The failure that the others followed from, or None when every process succeeded.
 
-    The earliest end decides. Among ends within SIMULTANEOUS_SECONDS of it the most telling one does: a process
-    that was killed or named a permanent cause comes before one that crashed, before one that lost a peer, before
+    The earliest end decides. Among ends within SIMULTANEOUS_SECONDS of it the most telling one does: one that
+    was killed or named a permanent cause comes before one that crashed, before one that lost a peer, before
     one that was told to stop.
     """
     failed = [end for end in ends if normalized_exit_code(end.exit_code) != ExitCode.SUCCEEDED]

@@ -1,0 +1,1 @@
+"""Rules across fields, by subject; `rules.all_rules` lists them."""

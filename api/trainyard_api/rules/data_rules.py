@@ -1,0 +1,124 @@
+"""Rules of sources, tokenizer and storage."""
+
+import re
+from collections.abc import Iterable
+
+from trainyard_api.problems import Problem
+from trainyard_api.rules.rule import Rule, predicate_rule
+from trainyard_api.spec import Source, TrainingRun
+
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
+_FORMATS_BY_ENDING = {".jsonl": "JsonLines", ".ndjson": "JsonLines", ".parquet": "Parquet"}
+
+
+def uri_problem(path: str, uri: str) -> Problem | None:
+    """What is wrong with the form of a URI, if anything: a bare path, or a host where a folder was meant."""
+    if not _SCHEME.match(uri):
+        absolute = uri if uri.startswith("/") else f"/path/to/{uri.removeprefix('./')}"
+        return Problem(
+            path, f"{uri!r} has no scheme", f"Write a URI with an absolute path: file://{absolute}"
+        )
+    if uri.lower().startswith("file://") and not uri[len("file://") :].startswith("/"):
+        rest = uri[len("file://") :]
+        return Problem(
+            path, f"{uri!r} is not absolute", f"Write three slashes and an absolute path: file:///{rest}"
+        )
+    return None
+
+
+def _uri_problems(run: TrainingRun) -> Iterable[Problem]:
+    """URIs of sources and of the tokenizer."""
+    uris = [
+        (f"spec.data.sources[{index}].uri", source.uri) for index, source in enumerate(run.spec.data.sources)
+    ]
+    if run.spec.tokenizer is not None and run.spec.tokenizer.uri is not None:
+        uris.append(("spec.tokenizer.uri", run.spec.tokenizer.uri))
+    return filter(None, (uri_problem(path, uri) for path, uri in uris))
+
+
+def _duplicate_name_problems(run: TrainingRun) -> Iterable[Problem]:
+    """Sources that share a name."""
+    first: dict[str, int] = {}
+    for index, source in enumerate(run.spec.data.sources):
+        if source.name in first:
+            yield Problem(
+                f"spec.data.sources[{index}].name",
+                f"{source.name!r} is already the name of sources[{first[source.name]}]",
+                "Give each source a name of its own",
+            )
+        first.setdefault(source.name, index)
+
+
+def _repeated_source_problems(run: TrainingRun) -> Iterable[Problem]:
+    """Sources that read the same text again."""
+    first: dict[tuple[str, str, str], int] = {}
+    for index, source in enumerate(run.spec.data.sources):
+        key = (source.uri, source.text_field, source.document_boundary)
+        if key in first:
+            yield Problem(
+                f"spec.data.sources[{index}].uri",
+                f"sources[{first[key]}] reads the same text",
+                "Remove one of them, and use weight to repeat text",
+            )
+        first.setdefault(key, index)
+
+
+def _format_problems(run: TrainingRun) -> Iterable[Problem]:
+    """Formats that contradict the ending of the URI, and text fields where there are none."""
+    for index, source in enumerate(run.spec.data.sources):
+        path = f"spec.data.sources[{index}]"
+        expected = _format_by_ending(source)
+        if expected is not None and expected != source.format:
+            yield Problem(
+                f"{path}.format",
+                f"{source.format} does not fit the ending of {source.uri}",
+                f"Write {expected}",
+            )
+        if source.format == "Text" and source.text_field != "text":
+            yield Problem(f"{path}.textField", "Text has no fields", "Remove it, or set format to JsonLines")
+
+
+def _format_by_ending(source: Source) -> str | None:
+    """The format that the ending of a URI tells, compression aside."""
+    name = _COMPRESSION.sub("", source.uri).lower()
+    return next((found for ending, found in _FORMATS_BY_ENDING.items() if name.endswith(ending)), None)
+
+
+_SOURCES = "spec.data.sources[]"
+
+DATA_RULES: tuple[Rule, ...] = (
+    Rule(
+        fields=(f"{_SOURCES}.name",),
+        problem="two sources have the same name",
+        remedy="Give each source a name of its own",
+        check=_duplicate_name_problems,  # in the CRD the list is a map keyed by name, which says the same
+    ),
+    Rule(
+        fields=(f"{_SOURCES}.uri", f"{_SOURCES}.textField", f"{_SOURCES}.documentBoundary"),
+        problem="two sources read the same text",
+        remedy="Remove one of them, and use weight to repeat text",
+        check=_repeated_source_problems,
+    ),
+    Rule(
+        fields=(f"{_SOURCES}.uri", "spec.tokenizer.uri"),
+        problem="a URI has no scheme, or a file:// URI is not absolute",
+        remedy="Write a URI with an absolute path, such as file:///data/text/*.jsonl.gz",
+        check=_uri_problems,
+    ),
+    Rule(
+        fields=(f"{_SOURCES}.uri", f"{_SOURCES}.format", f"{_SOURCES}.textField"),
+        problem="format contradicts the ending of uri, or textField is set for Text",
+        remedy="Write the format of the files",
+        check=_format_problems,
+    ),
+    predicate_rule(
+        path="spec.data.packing.isolateDocuments",
+        fields=("spec.data.packing",),
+        holds=lambda spec: spec.data.packing.enabled or spec.data.packing.isolate_documents,
+        problem="isolateDocuments is false, but without packing each row holds one document",
+        remedy="Remove it, or set packing.enabled to true",
+        node="spec.data.packing",
+        cel="self.enabled || self.isolateDocuments",
+    ),
+)

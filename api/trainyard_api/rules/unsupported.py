@@ -1,0 +1,51 @@
+"""Fields of the API whose behaviour is not built yet: refused, never ignored.
+
+They have no CEL: the CRD describes the whole API, and what a version can do is told by its validation.
+"""
+
+from collections.abc import Callable
+
+from trainyard_api.rules.rule import Rule, predicate_rule
+from trainyard_api.spec import TrainingRunSpec
+
+
+def _unsupported(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bool]) -> Rule:
+    """A field that must stay unset."""
+    return predicate_rule(
+        path=path, fields=(path,), holds=is_absent, problem="not supported yet", remedy=remedy
+    )
+
+
+UNSUPPORTED_RULES: tuple[Rule, ...] = (
+    _unsupported("spec.fineTuning", "Use pretraining in this version", lambda spec: spec.fine_tuning is None),
+    _unsupported(
+        "spec.distillation", "Use pretraining in this version", lambda spec: spec.distillation is None
+    ),
+    _unsupported(
+        "spec.model.pretrained", "Use model.architecture", lambda spec: spec.model.pretrained is None
+    ),
+    _unsupported("spec.model.fromRun", "Use model.architecture", lambda spec: spec.model.from_run is None),
+    _unsupported(
+        "spec.data.preparation.deduplicate.near",
+        "Remove it; deduplicate.exact works",
+        lambda spec: spec.data.preparation.deduplicate.near is None,
+    ),
+    _unsupported(
+        "spec.data.preparation.filters",
+        "Remove it, and filter the text beforehand",
+        lambda spec: not spec.data.preparation.filters,
+    ),
+    _unsupported(
+        "spec.data.preparation.pii",
+        "Write Keep, and remove personal data beforehand",
+        lambda spec: spec.data.preparation.pii == "Keep",
+    ),
+    _unsupported("spec.bias.audit", "Remove it", lambda spec: spec.bias.audit is None),
+    _unsupported("spec.bias.mitigation", "Remove it", lambda spec: spec.bias.mitigation is None),
+    _unsupported("spec.bias.gates", "Remove it", lambda spec: not spec.bias.gates),
+    _unsupported(
+        "spec.storage.uri",
+        "Use a file:// URI with an absolute path, or storage.volumeClaim",
+        lambda spec: spec.storage.uri is None or spec.storage.uri.lower().startswith("file:///"),
+    ),
+)
