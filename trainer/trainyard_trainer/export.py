@@ -97,7 +97,7 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
         return _status(folder, existing)
 
     # A stage tells its progress in progress.json; bars of Transformers would only fill its log.
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     weights = load_model_weights(checkpoint.path)
     config = build_config(
         architecture,
@@ -258,7 +258,7 @@ def verify_model_folder(folder: Path, model: ModelToExport) -> None:
         DataError: keys are missing or unexpected, a weight differs, ties are lost, or the tokenizer does not
         fit.
     """
-    loaded, info = AUTO_CLASSES[model.objective].from_pretrained(  # type: ignore[no-untyped-call]
+    loaded, info = AUTO_CLASSES[model.objective].from_pretrained(
         folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
     )
     remedy = "This is a fault of the export; the checkpoint is intact"
