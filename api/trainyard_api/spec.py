@@ -210,7 +210,7 @@ class Optimizer(ApiModel):
     learning_rate: PositiveFloat
     """Peak learning rate, per optimizer step."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay (SGD: added to the gradient); one-dimensional parameters (norms, biases) are exempt."""
+    """Decoupled weight decay (SGD: added to the gradient); norms, biases and other vectors are exempt."""
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Decay of the first moment (AdamW, Lion)."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from trainyard_api.errors import ConfigurationError
+from trainyard_api.names import API_VERSION, KIND
 from trainyard_api.problems import InvalidRunError, Problem
 from trainyard_api.rules.all_rules import ALL_RULES
 from trainyard_api.rules.rule import Rule
@@ -61,15 +62,22 @@ def validate_document(document: object, extra_rules: Sequence[Rule] = ()) -> Tra
         problem = Problem("", "the document is not an object", "Write apiVersion, kind, metadata and spec")
         raise InvalidRunError([problem])
     rules = [*ALL_RULES, *extra_rules]
-    unusable = list(_number_problems(document))
+    known = [*_identity_problems(document), *_number_problems(document)]
     try:
         run = _parsed(document)
     except ValidationError:
-        raise InvalidRunError(_all_problems(document, unusable, rules)) from None
-    problems = unusable + _rule_problems(run, rules, frozenset(problem.path for problem in unusable))
+        raise InvalidRunError(_all_problems(document, known, rules)) from None
+    problems = known + _rule_problems(run, rules, frozenset(problem.path for problem in known))
     if problems:
         raise InvalidRunError(problems)
     return run
+
+
+def _identity_problems(document: dict[Any, Any]) -> Iterator[Problem]:
+    """The two fields that have a default in Python, but that a cluster insists on."""
+    for name, value in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if name not in document:
+            yield Problem(name, "it is missing", f"Write {name}: {value}")
 
 
 def _parsed(document: object) -> TrainingRun:

@@ -1,0 +1,204 @@
+"""The CustomResourceDefinition of a TrainingRun: a structural schema with CEL rules, from the models."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from trainyard_api.immutability import has_mutable_part, is_mutable
+from trainyard_api.model import ApiModel
+from trainyard_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAMES, SINGULAR, VERSION
+from trainyard_api.rules.all_rules import ALL_RULES
+from trainyard_api.schema_tree import Node, is_free_form, schema_tree
+from trainyard_api.spec import TrainingRun
+from trainyard_api.status import TrainingRunStatus
+
+LIST_MAP_KEYS = {"spec.data.sources": ["name"], "status.conditions": ["type"]}
+"""Lists whose items are told apart by a key, which the API server then keeps unique."""
+
+PRINTER_COLUMNS = (
+    ("Phase", "string", ".status.phase", "What the run is doing"),
+    ("Step", "integer", ".status.progress.step", "Optimizer steps done"),
+    ("Progress", "number", ".status.progress.percent", "Part of the stage that is done, in percent"),
+    ("Loss", "number", ".status.progress.loss", "Training loss, in nats per predicted token"),
+    ("Tokens/s", "number", ".status.progress.tokensPerSecond", "Tokens per second over all processes"),
+    ("ETA", "integer", ".status.progress.etaSeconds", "Seconds left of the stage, estimated"),
+    ("Restarts", "integer", ".status.restarts", "Restarts after faults"),
+    ("Age", "date", ".metadata.creationTimestamp", ""),
+)
+
+_KEPT_KEYWORDS = (
+    "type",
+    "description",
+    "format",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "required",
+    "default",
+)
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """The CRD as a plain object, ready for YAML."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": SINGULAR,
+                "shortNames": list(SHORT_NAMES),
+                "categories": list(CATEGORIES),
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [_printer_column(*column) for column in PRINTER_COLUMNS],
+                    "schema": {"openAPIV3Schema": _root_schema()},
+                }
+            ],
+        },
+    }
+
+
+def custom_resource_definition_yaml() -> str:
+    """The CRD as YAML."""
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - yaml's signature
+            return True
+
+    return yaml.dump(custom_resource_definition(), Dumper=Dumper, sort_keys=False, width=110)
+
+
+def structural_schema(model: type[ApiModel], path: str, *, defaults: bool) -> Node:
+    """The structural schema of a model.
+
+    Args:
+        model: the model.
+        path: where its objects stand in the resource, such as spec.
+        defaults: whether to write defaults; the observed state has none, since the operator writes all of it.
+    """
+    return _structural(schema_tree(model), path, defaults=defaults)
+
+
+def _root_schema() -> Node:
+    """The schema of the whole resource; Kubernetes itself describes metadata."""
+    run = structural_schema(TrainingRun, "", defaults=True)
+    properties = run["properties"]
+    return {
+        "type": "object",
+        "description": run["description"],
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": properties["apiVersion"]["description"]},
+            "kind": {"type": "string", "description": properties["kind"]["description"]},
+            "metadata": {"type": "object"},
+            "spec": properties["spec"],
+            "status": structural_schema(TrainingRunStatus, "status", defaults=False),
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                "message": "metadata.name becomes part of host names. Use at most 63 characters, no dots",
+            }
+        ],
+    }
+
+
+def _structural(node: Node, path: str, *, defaults: bool) -> Node:
+    """A plain node as a structural one, with the rules that belong to it."""
+    schema = _structural_keywords(node)
+    if not defaults:
+        schema.pop("default", None)
+    if is_free_form(node):
+        schema["x-kubernetes-preserve-unknown-fields"] = True
+    elif isinstance(node.get("additionalProperties"), dict):
+        values = node["additionalProperties"]
+        schema["additionalProperties"] = _structural(values, f"{path}{{}}", defaults=defaults)
+    if "properties" in node:
+        schema["properties"] = {
+            name: _structural(child, f"{path}.{name}" if path else name, defaults=defaults)
+            for name, child in node["properties"].items()
+        }
+    if "items" in node:
+        schema["items"] = _structural(node["items"], f"{path}[]", defaults=defaults)
+    if path in LIST_MAP_KEYS:
+        schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": LIST_MAP_KEYS[path]}
+    validations = [*_rule_validations(path), *_transition_validations(node, path)]
+    if validations:
+        schema["x-kubernetes-validations"] = validations
+    return schema
+
+
+def _structural_keywords(node: Node) -> Node:
+    """The keywords of a node that say the same in both dialects, and those that need another form."""
+    schema: Node = {keyword: node[keyword] for keyword in _KEPT_KEYWORDS if keyword in node}
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
+    for keyword, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if keyword in node:
+            schema |= {bound: node[keyword], keyword: True}
+    if "default" in schema:
+        # Whole objects, not {}: the API server checks the CEL rules on a default as it is written.
+        schema["default"] = _without_nulls(schema["default"])
+    return schema
+
+
+def _without_nulls(value: Any) -> Any:
+    """A default without its unset members."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+
+
+def _rule_validations(path: str) -> Iterable[dict[str, str]]:
+    """The rules of `rules` that belong to a node."""
+    for rule in ALL_RULES:
+        if rule.cel is not None and rule.node == path:
+            yield {"rule": rule.cel, "message": rule.message}
+
+
+def _transition_validations(node: Node, path: str) -> Iterable[dict[str, str]]:
+    """The immutable fields of an object that may change in part.
+
+    The rule stands at the parent: one at the field itself would not see it being added or removed.
+    """
+    if not path.startswith("spec") or not (path == "spec" or has_mutable_part(path)):
+        return
+    for name in node.get("properties", {}):
+        field = f"{path}.{name}"
+        if is_mutable(field) or has_mutable_part(field):
+            continue
+        if name in node.get("required", []):
+            rule = f"self.{name} == oldSelf.{name}"
+        else:
+            rule = (
+                f"has(self.{name}) == has(oldSelf.{name}) && "
+                f"(!has(self.{name}) || self.{name} == oldSelf.{name})"
+            )
+        yield {
+            "rule": rule,
+            "message": f"{field} is immutable. Create a new TrainingRun instead",
+            "fieldPath": f".{name}",
+        }
+
+
+def _printer_column(name: str, kind: str, json_path: str, description: str) -> dict[str, Any]:
+    """A column of `kubectl get`."""
+    column: dict[str, Any] = {"name": name, "type": kind, "jsonPath": json_path}
+    return column | ({"description": description} if description else {})
