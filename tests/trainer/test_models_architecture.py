@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from trainyard_api.errors import ConfigurationError
+from trainyard_api.problems import InvalidRunError
 from trainyard_api.spec import Architecture, TrainingRun
+from trainyard_api.validation import validate_document
 from trainyard_trainer.models.architecture import (
     architecture_problems,
     padded_vocabulary_size,
     resolve_architecture,
 )
 from trainyard_trainer.models.presets import PRESETS
-from trainyard_trainer.models.rules import model_rules
+from trainyard_trainer.models.rules import MODEL_RULES
 
 
 def run_with(architecture, *, objective="MaskedLM", sequence_length=128):
@@ -149,15 +151,28 @@ def test_the_vocabulary_is_padded_to_a_multiple_of_64(size, padded):
     ],
 )
 def test_rows_longer_than_the_models_positions_are_refused(architecture, objective, override):
-    assert model_rules(run_with(architecture, objective=objective, sequence_length=512)) == []
-    (problem,) = model_rules(run_with(architecture, objective=objective, sequence_length=513))
-    assert problem.where == "spec.data.sequenceLength"
+    assert found(run_with(architecture, objective=objective, sequence_length=512)) == []
+    (problem,) = found(run_with(architecture, objective=objective, sequence_length=513))
+    assert problem.path == "spec.data.sequenceLength"
     assert f"spec.model.architecture.overrides.{override} to 513" in problem.remedy
 
 
 def test_an_override_raises_the_number_of_positions():
     architecture = {"preset": "bert-mini", "overrides": {"max_position_embeddings": 1024}}
-    assert model_rules(run_with(architecture, sequence_length=1024)) == []
+    assert found(run_with(architecture, sequence_length=1024)) == []
+
+
+def found(run):
+    return [problem for rule in MODEL_RULES for problem in rule.check(run)]
+
+
+def test_validation_tells_problems_of_the_model_with_those_of_the_api():
+    document = run_with({"preset": "bert-mimi"}).model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["spec"]["training"]["globalBatchSize"] = 0
+    with pytest.raises(InvalidRunError) as caught:
+        validate_document(document, MODEL_RULES)
+    paths = {problem.path for problem in caught.value.problems}
+    assert paths == {"spec.model.architecture.preset", "spec.training.globalBatchSize"}
 
 
 def test_the_rules_need_neither_torch_nor_transformers():

@@ -234,6 +234,7 @@ def test_the_report_of_a_finished_run_tells_its_result_first(run_folder):
         assert expected in page.words
     assert html.count("<svg") == 4
     assert "attempt 1 resumed at step 200" in html
+    assert page.words.index("perplexity") < page.words.index("Attempt 0 failed")
 
 
 def test_the_page_loads_nothing_and_runs_nothing(run_folder):
@@ -255,7 +256,7 @@ def test_hostile_text_is_shown_and_not_run(run_folder):
     assert page.handlers == []
     assert html.count("</style>") == 1
     assert HOSTILE in page.words
-    assert "Attempt 0 failed: ProcessKilled" in page.words
+    assert page.words.index("Attempt 0 failed: ProcessKilled") < page.words.index("perplexity")
 
 
 def test_an_empty_folder_gives_a_report_that_says_so(tmp_path):
@@ -333,9 +334,9 @@ def test_smoothing_of_a_constant_is_the_constant():
     assert [value for _, value in smoothed([(1, 3.0), (2, 3.0), (3, 3.0)], 5)] == pytest.approx([3.0] * 3)
 
 
-def test_smoothing_halves_the_weight_after_the_half_life():
-    points = smoothed([(1, 0.0), (2, 1.0)], 1)
-    assert points[1][1] == pytest.approx(1 / 1.5)
+def test_smoothing_halves_the_weight_with_each_half_life_to_both_sides():
+    points = smoothed([(1, 0.0), (2, 1.0), (3, 0.0)], 1)
+    assert [value for _, value in points] == pytest.approx([0.5 / 1.75, 1 / 2, 0.5 / 1.75])
 
 
 @pytest.mark.parametrize("points", [[], [(1, math.nan)], [(1, math.inf)]])

@@ -193,7 +193,10 @@ def with_trend(label: str, points: list[tuple[int, float]]) -> list[Series]:
     finite = [point for point in points if math.isfinite(point[1])]
     if len(finite) < 20:
         return [Series(label, finite, "train")] if finite else []
-    return [Series("each step", finite, "faint"), Series(label, smoothed(finite, len(finite) / 50), "train")]
+    return [
+        Series("each step", finite, "faint"),
+        Series(label, smoothed(finite, max(1.0, len(finite) / 100)), "train"),
+    ]
 
 
 def plot(

@@ -47,19 +47,34 @@ class Axis:
 
 
 def smoothed(points: Sequence[Point], half_life: float) -> list[Point]:
-    """Exponentially weighted mean over the points before, corrected for its start.
+    """Weighted mean around each point, the weight halved with every `half_life` points to either side.
+
+    It looks both ways, because a mean over the past alone lags behind a falling loss.
 
     Args:
         points: (step, value), by step.
-        half_life: points after which a value counts half.
+        half_life: points, at least 1.
     """
+    values = [value for _, value in points]
+    before = _running_sums(values, half_life)
+    after = _running_sums(values[::-1], half_life)[::-1]
+    return [
+        (step, (total + later_total - value) / (weight + later_weight - 1.0))
+        for (step, value), (total, weight), (later_total, later_weight) in zip(
+            points, before, after, strict=True
+        )
+    ]
+
+
+def _running_sums(values: Sequence[float], half_life: float) -> list[tuple[float, float]]:
+    """The decaying sum of the values up to each one, and of their weights."""
     keep = 0.5 ** (1 / half_life)
     total = weight = 0.0
-    result = []
-    for step, value in points:
+    sums = []
+    for value in values:
         total, weight = total * keep + value, weight * keep + 1.0
-        result.append((step, total / weight))
-    return result
+        sums.append((total, weight))
+    return sums
 
 
 def thinned(points: Sequence[Point], maximum: int = MAXIMUM_POINTS) -> list[Point]:

@@ -1,6 +1,9 @@
 """Rules about a run's model, for `trainyard_api.validation`; they need neither torch nor Transformers."""
 
-from trainyard_api.errors import ConfigurationError
+from collections.abc import Iterable
+
+from trainyard_api.problems import Problem
+from trainyard_api.rules.rule import Rule
 from trainyard_api.spec import TrainingRun
 from trainyard_trainer.models.architecture import (
     OVERRIDES_PATH,
@@ -8,24 +11,46 @@ from trainyard_trainer.models.architecture import (
     resolve_architecture,
 )
 
+_ARCHITECTURE_FIELDS = ("spec.model.architecture", "spec.pretraining.objective")
 
-def model_rules(run: TrainingRun) -> list[ConfigurationError]:
-    """Every problem of preset, overrides and row length; none where the run starts from no architecture."""
+
+def model_problems(run: TrainingRun) -> Iterable[Problem]:
+    """What is wrong with preset and overrides; nothing where the run starts from no architecture."""
     architecture, pretraining = run.spec.model.architecture, run.spec.pretraining
     if architecture is None or pretraining is None:
-        return []
-    problems = architecture_problems(architecture, pretraining.objective)
-    if problems:
-        return problems
+        return
+    for error in architecture_problems(architecture, pretraining.objective):
+        yield Problem(error.where, error.problem, error.remedy)
+
+
+def position_problems(run: TrainingRun) -> Iterable[Problem]:
+    """Rows longer than the model's positions; nothing where the architecture itself is wrong."""
+    architecture, pretraining = run.spec.model.architecture, run.spec.pretraining
+    if architecture is None or pretraining is None or any(model_problems(run)):
+        return
     resolved = resolve_architecture(architecture, pretraining.objective)
     length, longest = run.spec.data.sequence_length, resolved.maximum_positions
-    if length <= longest:
-        return []
-    override = resolved.preset.family.named("max_position_embeddings")
-    return [
-        ConfigurationError(
+    if length > longest:
+        override = resolved.preset.family.named("max_position_embeddings")
+        yield Problem(
             "spec.data.sequenceLength",
             f"{length} is more than the {longest} positions of {architecture.preset}",
             f"Set it to at most {longest}, or set {OVERRIDES_PATH}.{override} to {length}",
         )
-    ]
+
+
+MODEL_RULES = (
+    Rule(
+        fields=_ARCHITECTURE_FIELDS,
+        problem="the preset must exist and serve the objective, and the overrides must fit it",
+        remedy="List the presets with `trainyard presets`",
+        check=model_problems,
+    ),
+    Rule(
+        fields=(*_ARCHITECTURE_FIELDS, "spec.data.sequenceLength"),
+        problem="a row must not be longer than the model's positions",
+        remedy="Lower data.sequenceLength or raise the model's positions",
+        check=position_problems,
+    ),
+)
+"""The rules of this module, as `extra_rules` of `trainyard_api.validation`."""
