@@ -27,10 +27,11 @@ DATA = {
     "hash": "ab" * 32,
     "unigramEntropy": 6.21,
     "packingEfficiency": 0.9871,
+    "warnings": ["the validation set holds only 5 documents"],
     "sources": [
         {"name": "speeches", "documents": 233, "characters": 10_400_000, "invalidRecords": 1, "duplicates": 2}
     ],
-    "steps": [{"name": "tokenize", "seconds": 3.4}, {"name": "pack", "seconds": 0.12}],
+    "steps": [{"name": "tokenize", "seconds": 3.4}, {"name": "pack", "seconds": 0.12, "reused": True}],
     "tokenizer": {"folder": "/prepared/tokenizer-1", "vocabularySize": 8192},
     "train": {"documents": 228, "rows": 9000, "tokens": 2_270_000},
     "validation": {"documents": 5, "rows": 190, "tokens": 48_000},
@@ -230,6 +231,7 @@ def test_the_report_of_a_finished_run_tells_its_result_first(run_folder):
         "resumed",
         "vocabulary size 8,192",
         "torch 2.13.0",
+        "the validation set holds only 5 documents",
     ):
         assert expected in page.words
     assert html.count("<svg") == 4
@@ -295,7 +297,9 @@ def test_a_loss_above_word_frequencies_is_not_praised(run_folder):
 
 
 def test_sources_with_unequal_columns_share_one_table():
-    tables = make_tables_of({"sources": [{"name": "a", "documents": 2}, {"name": "b", "files": [1, 2, 3]}]})
+    tables = make_tables_of(
+        {"sources": [{"name": "a", "documents": 2}, {"name": "b", "numFiles": 3, "files": [1, 2, 3]}]}
+    )
     assert tables["Sources"].columns == ["name", "documents", "files"]
     assert tables["Sources"].rows == [["a", "2", ""], ["b", "", "3"]]
 

@@ -26,6 +26,7 @@ def make_tables(facts: RunFacts) -> list[Table]:
     made = [
         run_table(facts),
         batch_table(facts),
+        warnings_table(facts.data),
         sources_table(facts.data),
         data_table(facts.data),
         preparation_table(facts.data),
@@ -37,9 +38,9 @@ def make_tables(facts: RunFacts) -> list[Table]:
 
 
 def words(name: str) -> str:
-    """A camelCase or snake_case name as words, a trailing unit left out: importSeconds becomes import."""
+    """A camelCase or snake_case name as words without its unit: importSeconds becomes import."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").lower()
-    return spaced.removesuffix(" seconds").removesuffix(" bytes")
+    return spaced.removeprefix("num ").removesuffix(" seconds").removesuffix(" bytes")
 
 
 def scalar(name: str, value: object) -> str:
@@ -115,17 +116,8 @@ def sources_table(data: Mapping[str, Any]) -> Table:
     """What came from each source."""
     sources = [source for source in data.get("sources") or [] if isinstance(source, dict)]
     names = list(dict.fromkeys(key for source in sources for key in source if _is_shown(source[key])))
-    counted = [
-        *(name for name in names if name != "files"),
-        *(["files"] if any("files" in source for source in sources) else []),
-    ]
-    rows = [[_source_cell(source, name) for name in counted] for source in sources]
-    return Table("Sources", rows, [words(name) for name in counted])
-
-
-def _source_cell(source: Mapping[str, Any], name: str) -> str:
-    value = source.get(name, "")
-    return str(len(value)) if isinstance(value, list) else scalar(name, value)
+    rows = [[scalar(name, source.get(name, "")) for name in names] for source in sources]
+    return Table("Sources", rows, [words(name) for name in names])
 
 
 def _is_shown(value: object) -> bool:
@@ -154,14 +146,21 @@ def data_table(data: Mapping[str, Any]) -> Table:
 def preparation_table(data: Mapping[str, Any]) -> Table:
     """Seconds of each step of the preparation."""
     steps = data.get("steps")
-    if isinstance(steps, dict):
-        steps = [{"name": name, **content} for name, content in steps.items() if isinstance(content, dict)]
     rows = [
-        [str(step.get("name", "")), format_seconds(float(step["seconds"]))]
+        [
+            str(step.get("name", "")),
+            format_seconds(float(step["seconds"])),
+            "yes" if step.get("reused") else "no",
+        ]
         for step in steps or []
         if isinstance(step, dict) and isinstance(step.get("seconds"), int | float)
     ]
-    return Table("Preparation", rows, ["step", "time"])
+    return Table("Preparation", rows, ["step", "time", "reused"])
+
+
+def warnings_table(data: Mapping[str, Any]) -> Table:
+    """What preparation found that a person should look at."""
+    return Table("Warnings", [[str(warning)] for warning in data.get("warnings") or []], ["about the data"])
 
 
 def attempts_table(facts: RunFacts) -> Table:
