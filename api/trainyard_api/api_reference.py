@@ -35,8 +35,8 @@ def api_reference() -> str:
             [
                 f"# {KIND} ({API_VERSION})",
                 "",
-                "All keys are camelCase. `[]` stands for the items of a list. A field without a default is required or",
-                "stays unset. Of the spec, only the fields marked *mutable* may change once a run exists.",
+                "All keys are camelCase. `[]` stands for the items of a list. A field without a default is",
+                "required or stays unset. Of the spec, only *mutable* fields may change once a run exists.",
                 "",
                 "## Metadata",
                 "",

@@ -1,4 +1,4 @@
-"""Every name that crosses a process boundary: exit codes, reasons, conditions, environment, metrics, files."""
+"""Every name that crosses a process boundary: exit codes, reasons, conditions, variables, metrics, files."""
 
 from enum import IntEnum, StrEnum
 

@@ -1,7 +1,7 @@
 """From a TrainingRun to every process, argument and path: `plan_run`, a pure function with two back ends.
 
-The operator renders a RunPlan to Kubernetes objects, the local runner starts it as processes. The trainer reads it
-back from `plan.json`; the environment carries only rank and rendezvous.
+The operator renders a RunPlan to Kubernetes objects, the local runner starts it as processes. The trainer
+reads it back from `plan.json`; the environment carries only rank and rendezvous.
 """
 
 from collections.abc import Mapping
@@ -188,7 +188,7 @@ def _single(command: tuple[str, ...], verb: str, plan_file: str) -> NodePlan:
 def _gang(
     workers: Workers, command: tuple[str, ...], plan_file: str, rendezvous: Rendezvous
 ) -> tuple[NodePlan, ...]:
-    """One torchrun agent per node; static rendezvous and no restarts of its own, since the back end restarts gangs."""
+    """One torchrun agent per node; static rendezvous, no restarts of its own: the back end restarts gangs."""
     return tuple(
         NodePlan(
             index=node,

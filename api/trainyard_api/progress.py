@@ -1,9 +1,9 @@
-"""What the trainer's rank 0 tells its parent: files in the run folder now, POSTs to the operator on a cluster.
+"""What the trainer's rank 0 tells its parent: files in the run folder, POSTs to the operator on a cluster.
 
-`progress.json` (ProgressReport) is replaced atomically and read by whoever shows or publishes it. `history.jsonl`
-gets one HistoryRecord per optimizer step or evaluation; after a resume, a later line for the same step wins.
-`events.jsonl` gets one EventRecord per thing that happens once. `exit-rank-N.json` (ExitRecord) in the attempt's
-log folder tells why a process left.
+`progress.json` (ProgressReport) is replaced atomically and read by whoever shows or publishes it.
+`history.jsonl` gets one HistoryRecord per optimizer step or evaluation; after a resume, a later line for the
+same step wins. `events.jsonl` gets one EventRecord per thing that happens once. `exit-rank-N.json` (ExitRecord)
+in the attempt's log folder tells why a process left.
 """
 
 from pydantic import Field

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,30 @@ def _all_problems(document: object, known: Sequence[Problem], rules: Sequence[Ru
         except ValidationError as error:
             found = error.errors(include_url=False)
             if repair == 0:
-                problems += [schema_problem(e, _tree()) for e in found if path_of(e["loc"]) not in reported]
+                problems += _schema_problems(found, reported)
             harmed.update(without_indices(_repair(repaired, details)) for details in found)
         else:
             return problems + _rule_problems(run, rules, frozenset(harmed))
     return problems
+
+
+def _schema_problems(errors: Sequence[ErrorDetails], reported: AbstractSet[str]) -> Iterator[Problem]:
+    """What pydantic found, without what is reported already.
+
+    A field that is missing because its name is misspelt is reported once, as unknown with the right name.
+    """
+    unknown = [path_of(error["loc"]) for error in errors if error["type"] == "extra_forbidden"]
+    meant = {_meant_path(path) for path in unknown}
+    for error in errors:
+        path = path_of(error["loc"])
+        if path not in reported and not (error["type"] == "missing" and path in meant):
+            yield schema_problem(error, _tree())
+
+
+def _meant_path(path: str) -> str:
+    """The path of the known field that an unknown one is a misspelling of, else the path itself."""
+    meant = suggestion(path, _tree())
+    return f"{path.rpartition('.')[0]}.{meant}".lstrip(".") if meant else path
 
 
 def _without_unusable_numbers(value: Any) -> Any:
@@ -139,8 +159,7 @@ def _repair(document: Any, details: ErrorDetails) -> str:
         parent = parent[part]
     if details["type"] == "extra_forbidden":
         del parent[last]
-        meant = suggestion(path, _tree())
-        return f"{path.rpartition('.')[0]}.{meant}".lstrip(".") if meant else path
+        return _meant_path(path)
     node = node_at(_tree(), without_indices(path))
     if node is None:  # inside a free-form object, where anything else will do
         parent[last] = None
@@ -182,7 +201,8 @@ def _number_problems(value: object, path: str = "") -> Iterator[Problem]:
         for index, child in enumerate(value):
             yield from _number_problems(child, f"{path}[{index}]")
     elif _is_unusable(value):
-        yield Problem(path, "the number is not finite or needs more than 64 bits", "Write a smaller number")
+        found = str(value) if isinstance(value, float) else "a number of more than 64 bits"
+        yield Problem(path, f"found {found}", "Write a finite number that fits in 64 bits")
 
 
 def _is_unusable(value: object) -> bool:

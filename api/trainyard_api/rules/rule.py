@@ -67,7 +67,7 @@ def union_rule(path: str, members: tuple[str, ...], value_of: Callable[[Training
             return
         found = [member for member in members if getattr(value, attributes[member]) is not None]
         if len(found) > 1:
-            remedy = f"Keep one of {_listed(tuple(found))} and remove the rest"
+            remedy = f"Keep {_listed(tuple(found))}, not both" if len(found) == 2 else "Keep one of them"
             yield Problem(path, f"{_listed(tuple(found), 'and')} are set, but only one may be", remedy)
         elif not found:
             yield Problem(path, f"none of {names} is set", f"Set exactly one of {names}")

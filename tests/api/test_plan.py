@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.names import Environment, Stage
+from trainyard_api.plan import Rendezvous, RunPlan, plan_batch, plan_run
+from trainyard_api.spec import Budget, Optimizer, Training, Workers
+from trainyard_api.validation import load_run_file
+
+SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))
+
+
+def training(global_batch_size, micro_batch_size):
+    return Training(
+        budget=Budget(steps=1),
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        optimizer=Optimizer(learning_rate=1e-3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("global_size", "micro_size", "nodes", "processes", "accumulation"),
+    [(8, 8, 1, 1, 1), (8, 2, 1, 1, 4), (8, 2, 2, 1, 2), (8, 1, 2, 4, 1), (96, 16, 3, 2, 1)],
+)
+def test_the_global_batch_is_micro_times_accumulation_times_world(
+    global_size, micro_size, nodes, processes, accumulation
+):
+    batch = plan_batch(training(global_size, micro_size), Workers(nodes=nodes, processes_per_node=processes))
+    assert (batch.accumulation_steps, batch.world_size) == (accumulation, nodes * processes)
+    assert batch.micro_batch_size * batch.accumulation_steps * batch.world_size == global_size
+
+
+@pytest.mark.parametrize(
+    ("global_size", "micro_size", "nodes", "fitting"),
+    [(8, 3, 1, 9), (8, 16, 1, 16), (7, 2, 2, 8), (1, 1, 2, 2)],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(global_size, micro_size, nodes, fitting):
+    with pytest.raises(ConfigurationError) as raised:
+        plan_batch(training(global_size, micro_size), Workers(nodes=nodes))
+    assert raised.value.remedy.startswith(f"Set it to {fitting}, ")
+    plan_batch(training(fitting, micro_size), Workers(nodes=nodes))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_plan_of_a_sample_has_a_process_per_node_and_survives_its_file(path):
+    run = load_run_file(path)
+    plan = plan_run(run, storage_root="/runs", rendezvous=Rendezvous(address="node-0", port=1234), attempt=2)
+    assert RunPlan.model_validate_json(plan.model_dump_json(by_alias=True)) == plan
+    assert [stage.stage for stage in plan.stages] == [Stage.PREPARE, Stage.TRAIN, Stage.EXPORT]
+    gang = plan.stage(Stage.TRAIN).nodes
+    assert [node.env[Environment.NODE_RANK] for node in gang] == [
+        str(n) for n in range(run.spec.workers.nodes)
+    ]
+    assert {node.env[Environment.MASTER_ADDRESS] for node in gang} == {"node-0"}
+    assert plan.paths.logs == f"/runs/{run.metadata.name}/logs/attempt-2"

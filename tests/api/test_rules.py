@@ -1,0 +1,119 @@
+import pytest
+
+from trainyard_api.deepspeed_keys import ALLOWED_KEYS, OWNED_KEYS, UNSUPPORTED_KEYS, refused_keys
+from trainyard_api.problems import InvalidRunError
+from trainyard_api.rules.all_rules import ALL_RULES
+from trainyard_api.schema_tree import is_free_form, node_at, schema_tree
+from trainyard_api.spec import TrainingRun
+from trainyard_api.validation import validate_document
+
+
+def run_document(**spec):
+    return {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "TrainingRun",
+        "metadata": {"name": "speeches"},
+        "spec": {
+            "pretraining": {"objective": "MaskedLM"},
+            "model": {"architecture": {"preset": "bert-mini"}},
+            "tokenizer": {"uri": "file:///tokenizer.json"},
+            "data": {"sources": [{"name": "a", "uri": "file:///a.txt", "format": "Text"}]},
+            "training": training(),
+            **spec,
+        },
+    }
+
+
+def training(**fields):
+    return {
+        "budget": {"steps": 100},
+        "globalBatchSize": 8,
+        "microBatchSize": 2,
+        "optimizer": {"learningRate": 1e-3},
+        **fields,
+    }
+
+
+def optimizer(**fields):
+    return training(optimizer={"learningRate": 1e-3, **fields})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"pretraining": {"objective": "CausalLM"}},
+        {"pretraining": {"objective": "CausalLM", "masking": {"probability": 0.30}}},
+        {"training": optimizer(name="SGD", nesterov=True)},
+        {"training": optimizer(name="SGD", momentum=0.0)},
+        {"training": optimizer(name="Lion", beta2=0.99)},
+        {"training": {**optimizer(name="Adafactor"), "precision": "FP32"}, "deepspeed": {"zeroStage": 0}},
+        {"training": training(schedule={"name": "WarmupStableDecay", "warmupSteps": 50, "decaySteps": 50})},
+        {"training": training(budget={"epochs": 0.5}, schedule={"warmupSteps": 1000})},
+        {"training": training(budget={"wallClockSeconds": 60})},
+        {"training": training(precision="FP16"), "workers": {"accelerator": {"count": 1}}},
+        {"workers": {"nodes": 2, "processesPerNode": 2}},
+        {"workers": {"processesPerNode": 4, "accelerator": {"count": 4}}},
+        {"workers": {"resources": {"limits": {"cpu": 4}}, "podTemplate": {"spec": {"nodeSelector": {}}}}},
+        {"storage": {"uri": "file:///runs"}},
+        {"storage": {"volumeClaim": {"claimName": "training"}}},
+        {"deepspeed": {"config": {"steps_per_print": 10, "zero_optimization": {"overlap_comm": True}}}},
+        {"bias": {"gates": []}},
+        {"scheduling": {"queueName": "team"}, "ttlSecondsAfterFinished": 0},
+    ],
+)
+def test_a_run_that_fulfils_the_rules_is_accepted(spec):
+    assert isinstance(validate_document(run_document(**spec)), TrainingRun)
+
+
+@pytest.mark.parametrize(
+    ("uri", "text_format", "is_valid"),
+    [
+        ("file:///a/*.parquet", "Parquet", True),
+        ("file:///a/*.parquet", "JsonLines", False),
+        ("file:///a/x.ndjson.zst", "Text", False),
+        ("file:///a/x.JSONL.GZ", "JsonLines", True),
+        ("file:///a/x.json", "JsonLines", True),
+        ("s3://bucket/x.txt", "Text", True),
+        ("FILE:///a/x.txt", "Text", True),
+        ("/a/x.txt", "Text", False),
+        ("a/x.txt", "Text", False),
+        ("file:a/x.txt", "Text", False),
+        ("file://a/x.txt", "Text", False),
+    ],
+)
+def test_source_uris_are_absolute_and_fit_their_format(uri, text_format, is_valid):
+    document = run_document(data={"sources": [{"name": "a", "uri": uri, "format": text_format}]})
+    if is_valid:
+        validate_document(document)
+    else:
+        with pytest.raises(InvalidRunError, match=r"spec\.data\.sources\[0\]"):
+            validate_document(document)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.problem[:50])
+def test_a_rule_reads_fields_that_exist_and_its_cel_stands_at_a_node_that_exists(rule):
+    tree = schema_tree(TrainingRun)
+    assert all(node_at(tree, field) is not None for field in rule.fields)
+    assert rule.cel is None or not is_free_form(node_at(tree, rule.node))
+    assert not rule.message.endswith(".")
+    assert "\n" not in rule.message
+
+
+def test_a_deepspeed_key_is_owned_allowed_or_unsupported_but_never_two_of_them():
+    assert not OWNED_KEYS.keys() & ALLOWED_KEYS
+    assert not OWNED_KEYS.keys() & UNSUPPORTED_KEYS
+    assert not ALLOWED_KEYS & UNSUPPORTED_KEYS
+
+
+@pytest.mark.parametrize("key", sorted(OWNED_KEYS.keys() | UNSUPPORTED_KEYS))
+def test_a_deepspeed_key_that_does_not_pass_is_refused_with_a_remedy(key):
+    name, _, inner = key.partition(".")
+    (refused,) = refused_keys({name: {inner: 1}} if inner else {name: 1})
+    assert refused.key == key
+    assert refused.remedy
+
+
+@pytest.mark.parametrize("key", sorted(ALLOWED_KEYS - {"zero_optimization"}))
+def test_an_allowed_deepspeed_key_passes(key):
+    name, _, inner = key.partition(".")
+    assert not list(refused_keys({name: {inner: 1}} if inner else {name: 1}))
