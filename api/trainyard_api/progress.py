@@ -2,8 +2,8 @@
 
 `progress.json` (ProgressReport) is replaced atomically and read by whoever shows or publishes it.
 `history.jsonl` gets one HistoryRecord per optimizer step or evaluation; after a resume, a later line for the
-same step wins. `events.jsonl` gets one EventRecord per thing that happens once. `exit-rank-N.json` (ExitRecord)
-in the attempt's log folder tells why a process left.
+same step wins. `events.jsonl` gets one EventRecord per thing that happens once. The ExitRecord in
+`exit-rank-N.json` of the attempt's log folder tells why a process left.
 """
 
 from pydantic import Field
