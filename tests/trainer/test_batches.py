@@ -31,14 +31,18 @@ class Rows:
         )
 
 
-def source_of(rank: int = 0, world_size: int = 1, micro: int = 2, global_batch: int = 8, rows: int = 37) -> BatchSource:
+def source_of(
+    rank: int = 0, world_size: int = 1, micro: int = 2, global_batch: int = 8, rows: int = 37
+) -> BatchSource:
     plan = BatchPlan(
         global_batch_size=global_batch,
         micro_batch_size=micro,
         accumulation_steps=global_batch // (micro * world_size),
         world_size=world_size,
     )
-    return BatchSource(Rows(rows), Rows(11), CausalLanguageModeling(), plan, rank, 5, 0, isolate_documents=True)
+    return BatchSource(
+        Rows(rows), Rows(11), CausalLanguageModeling(), plan, rank, 5, 0, isolate_documents=True
+    )
 
 
 def rows_of_step(step: int, world_size: int, micro: int, global_batch: int = 8) -> list[int]:
@@ -54,7 +58,9 @@ def rows_of_step(step: int, world_size: int, micro: int, global_batch: int = 8) 
 
 @pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (1, 1), (2, 2), (2, 4), (4, 2), (8, 1)])
 @pytest.mark.parametrize("step", [0, 3, 4, 11])
-def test_the_rows_of_a_step_do_not_depend_on_ranks_and_micro_batches(world_size: int, micro: int, step: int) -> None:
+def test_the_rows_of_a_step_do_not_depend_on_ranks_and_micro_batches(
+    world_size: int, micro: int, step: int
+) -> None:
     assert rows_of_step(step, world_size, micro) == rows_of_step(step, 1, 8)
 
 
@@ -75,7 +81,11 @@ def test_an_evaluation_counts_every_row_once_with_equally_many_passes_per_rank(
         for rank in range(world_size)
     ]
     counted = sorted(
-        int(row[0]) - 10 for batches in per_rank for batch in batches if batch.num_labels for row in batch.input_ids
+        int(row[0]) - 10
+        for batches in per_rank
+        for batch in batches
+        if batch.num_labels
+        for row in batch.input_ids
     )
     assert counted == list(range(min(11, maximum or 11)))
     assert len({len(batches) for batches in per_rank}) == 1
@@ -108,4 +118,6 @@ def test_the_prefetcher_gives_the_steps_in_their_order_from_any_start() -> None:
         for step in (5, 6, 7):
             expected = [dataclasses.astuple(batch) for batch in source.step_batches(step)]
             for got, want in zip(map(dataclasses.astuple, prefetcher.next_step()), expected, strict=True):
-                assert all((a == b).all() if hasattr(a, "all") else a == b for a, b in zip(got, want, strict=True))
+                assert all(
+                    (a == b).all() if hasattr(a, "all") else a == b for a, b in zip(got, want, strict=True)
+                )

@@ -128,7 +128,10 @@ def test_a_mask_is_a_function_of_seed_stream_epoch_and_row() -> None:
         return tuple(mask_generator(seed, stream, epoch, row).integers(1 << 30, size=4))  # type: ignore[arg-type]
 
     assert draw(1, "train", 2, 3) == draw(1, "train", 2, 3)
-    others = [draw(*key) for key in [(0, "train", 2, 3), (1, "evaluation", 2, 3), (1, "train", 3, 3), (1, "train", 2, 4)]]
+    others = [
+        draw(*key)
+        for key in [(0, "train", 2, 3), (1, "evaluation", 2, 3), (1, "train", 3, 3), (1, "train", 2, 4)]
+    ]
     assert draw(1, "train", 2, 3) not in others
     assert len(set(others)) == 4
 

@@ -51,7 +51,9 @@ def test_zero_stages_0_to_3_give_the_same_loss_curve(
     plans = [
         str(
             write_plan(
-                prepared_plan(run_of(sotu_addresses, f"zero-{stage}", deepspeed__zeroStage=stage), storage, 2),
+                prepared_plan(
+                    run_of(sotu_addresses, f"zero-{stage}", deepspeed__zeroStage=stage), storage, 2
+                ),
                 tmp_path / f"{stage}.json",
             )
         )

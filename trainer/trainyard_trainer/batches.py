@@ -1,7 +1,7 @@
 """From rows to the micro-batches of one rank: which rows, how they are padded, what is predicted.
 
-Everything here is a pure function of (seed, step, rank), so that a resume or a change of world size needs one integer,
-the step.
+Everything here is a pure function of (seed, step, rank), so that a resume or a change of world size needs one
+integer, the step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -101,7 +101,9 @@ def collate(
 def restarting_positions(document_lengths: NDArray[np.integer]) -> NDArray[np.int64]:
     """0, 1, 2, ... for each document after the other: [2, 3] gives 0 1 0 1 2."""
     starts = np.cumsum(document_lengths) - document_lengths
-    return np.arange(int(document_lengths.sum()), dtype=np.int64) - np.repeat(starts, document_lengths)
+    places = np.arange(int(document_lengths.sum()), dtype=np.int64)
+    positions: NDArray[np.int64] = places - np.repeat(starts, document_lengths)
+    return positions
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ class BatchSource:
     def step_batches(self, step: int) -> list[MicroBatch]:
         """The micro-batches of this rank for optimizer step `step`, counted from 0.
 
-        Micro-batch m of rank r holds rows (m x world + r) x micro .. of the step, so the rows of a step are the same for
-        every world size and micro-batch size.
+        Micro-batch m of rank r holds rows (m x world + r) x micro .. of the step, so the rows of a step are
+        the same for every world size and micro-batch size.
         """
         plan = self.batch
         epochs, positions = global_positions(step, plan.global_batch_size, len(self.train))
@@ -150,8 +152,8 @@ class BatchSource:
     def evaluation_batches(self, maximum_rows: int | None) -> Iterator[MicroBatch]:
         """The micro-batches of this rank for one evaluation; every rank gets the same number of them.
 
-        A rank that runs out of rows repeats row 0 without labels, since under ZeRO-3 all ranks must call the model equally
-        often.
+        A rank that runs out of rows repeats row 0 without labels, since under ZeRO-3 all ranks must call the
+        model equally often.
         """
         num_rows = min(len(self.validation), maximum_rows or len(self.validation))
         micro = self.batch.micro_batch_size
@@ -183,7 +185,13 @@ class BatchSource:
 def _without_labels(batch: MicroBatch) -> MicroBatch:
     nothing = torch.zeros(0, dtype=torch.int64)
     return MicroBatch(
-        batch.input_ids, batch.position_ids, batch.document_ids, nothing, nothing, num_tokens=0, first_row=batch.first_row
+        batch.input_ids,
+        batch.position_ids,
+        batch.document_ids,
+        nothing,
+        nothing,
+        num_tokens=0,
+        first_row=batch.first_row,
     )
 
 

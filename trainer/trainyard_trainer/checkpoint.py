@@ -1,13 +1,14 @@
-"""Checkpoints: committed or not existing, readable by any world size and ZeRO stage, safetensors and JSON only.
+"""Checkpoints: committed or not existing, readable by any world size and ZeRO stage, free of pickle.
 
 Layout of a committed checkpoint:
 
-    checkpoints/step-00000200/manifest.json           CheckpointManifest; its presence under the final name is the commit
-    checkpoints/step-00000200/rank-00000.safetensors  pieces of the fp32 weights and of the optimizer's state
+    checkpoints/step-00000200/manifest.json           CheckpointManifest; its presence under the final name is
+    the commit checkpoints/step-00000200/rank-00000.safetensors  pieces of the fp32 weights and of the
+    optimizer's state
 
-A tensor's key is `kind|parameter|start`; see `engine_state`. Saving: every rank writes and hashes its own file in a
-temporary folder, all ranks agree, rank 0 writes the manifest and renames the folder. DeepSpeed's own `latest` file and
-`torch.save` formats are never used.
+A tensor's key is `kind|parameter|start`; see `engine_state`. Saving: every rank writes and hashes its own
+file in a temporary folder, all ranks agree, rank 0 writes the manifest and renames the folder. DeepSpeed's
+own `latest` file and `torch.save` formats are never used.
 """
 
 import errno
@@ -19,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -160,7 +162,7 @@ def latest_committed(folder: Path) -> CommittedCheckpoint | None:
 
 
 def damage(checkpoint: CommittedCheckpoint) -> str | None:
-    """What is wrong with a checkpoint's files, by size and hash; None when they are as they were committed."""
+    """What is wrong with a checkpoint's files, by size and hash; None when nothing is."""
     for file in checkpoint.manifest.files:
         path = checkpoint.path / file.name
         if not path.is_file():
@@ -174,7 +176,7 @@ def damage(checkpoint: CommittedCheckpoint) -> str | None:
 
 def newest_sound(folder: Path) -> tuple[CommittedCheckpoint | None, list[str]]:
     """The newest committed checkpoint whose files are intact, and what is wrong with those passed over."""
-    problems = []
+    problems: list[str] = []
     for checkpoint in committed_checkpoints(folder):
         problem = damage(checkpoint)
         if problem is None:
@@ -198,7 +200,7 @@ class PieceReader:
         ]
         self._index: dict[tuple[str, str], list[tuple[int, int, str]]] = defaultdict(list)
         for number, file in enumerate(self._files):
-            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            for key in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 - safe_open is no mapping
                 kind, parameter, start = key.split("|")
                 self._index[kind, parameter].append((int(start), number, key))
         for entries in self._index.values():
@@ -211,7 +213,7 @@ class PieceReader:
     def whole(self, kind: str, parameter: str) -> torch.Tensor:
         """A tensor that is not divided."""
         _, number, key = self._index[kind, parameter][0]
-        return self._files[number].get_tensor(key)
+        return cast("torch.Tensor", self._files[number].get_tensor(key))  # type: ignore[no-untyped-call]
 
     def read(self, kind: str, parameter: str, start: int, numel: int) -> torch.Tensor:
         """Elements start .. start + numel of a flattened parameter, [numel] in fp32.
@@ -222,7 +224,7 @@ class PieceReader:
         values = torch.empty(numel)
         num_found = 0
         for piece_start, number, key in self._index[kind, parameter]:
-            piece = self._files[number].get_slice(key)
+            piece = self._files[number].get_slice(key)  # type: ignore[no-untyped-call]
             piece_numel = piece.get_shape()[0]
             first, last = max(start, piece_start), min(start + numel, piece_start + piece_numel)
             if first < last:
@@ -261,8 +263,8 @@ def _numel(shape: list[int]) -> int:
 def restore_engine(engine: Engine, checkpoint: CommittedCheckpoint) -> None:
     """Put the exact master weights and optimizer state of a checkpoint into an engine.
 
-    The model must have been built with the checkpoint's weights before, since DeepSpeed makes the bf16 parameters
-    from them; here the fp32 originals replace the masters it made from those.
+    The model must have been built with the checkpoint's weights before, since DeepSpeed makes the bf16
+    parameters from them; here the fp32 originals replace the masters it made from those.
     """
     reader = PieceReader(checkpoint)
     for piece in pieces(engine):
@@ -278,10 +280,10 @@ def restore_engine(engine: Engine, checkpoint: CommittedCheckpoint) -> None:
     set_loss_scale(engine, checkpoint.manifest.loss_scale)
 
 
-def save_checkpoint(
+def save_checkpoint(  # noqa: PLR0913 - what a manifest states
     folder: Path, engine: Engine, state: TrainState, *, data_hash: str, optimizer_name: str, now: float
 ) -> Path:
-    """Write and commit a checkpoint and return its folder; a collective that succeeds on all ranks or on none.
+    """Write and commit a checkpoint, return its folder; a collective that succeeds on all ranks or none.
 
     Raises:
         StorageFullError: some rank had no space left.

@@ -74,7 +74,8 @@ def set_threads(threads_per_process: int, local_world_size: int) -> None:
 def join_gang(plan: RunPlan) -> Ranks:
     """Read rank and rendezvous from the environment that torchrun's agent set, and meet the others.
 
-    DeepSpeed asks for its accelerator at import and for LOCAL_SIZE on a CPU, so both are set before it is imported.
+    DeepSpeed asks for its accelerator at import and for LOCAL_SIZE on a CPU, so both are set before it is
+    imported.
     """
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))

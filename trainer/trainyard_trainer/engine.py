@@ -15,7 +15,7 @@ from trainyard_trainer.models.language_model import LanguageModel
 from trainyard_trainer.optimization.optimizers import build_optimizer
 
 SMALL_MODEL_BUCKET_ELEMENTS = 50_000_000
-"""Elements per communication bucket: DeepSpeed's 5e8 would hold 2 GB for a model of a few million parameters."""
+"""Elements per communication bucket; DeepSpeed's 5e8 would hold 2 GB whatever the model's size."""
 
 COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16, "FP32": torch.float32}
 
@@ -34,16 +34,18 @@ def check_precision(spec: TrainingRunSpec, device: torch.device) -> None:
         )
     if spec.deepspeed.zero_stage == 0:
         raise ConfigurationError(
-            "spec.deepspeed.zeroStage", "FP16 keeps its master weights in ZeRO, so stage 0 has none", "Use 1 or more"
+            "spec.deepspeed.zeroStage",
+            "FP16 keeps its master weights in ZeRO, so stage 0 has none",
+            "Use 1 or more",
         )
 
 
 def engine_config(plan: RunPlan) -> dict[str, Any]:
     """The DeepSpeed configuration of a run.
 
-    Clipping and accumulation stay with DeepSpeed except at stage 0 (see `Engine.step`). At stage 0 BF16 means autocast over fp32
-    parameters, since DeepSpeed would otherwise accumulate gradients in bf16; from stage 1 on it means bf16 parameters
-    with fp32 master weights and fp32 accumulation.
+    Clipping and accumulation stay with DeepSpeed except at stage 0 (see `Engine.step`). At stage 0 BF16 means
+    autocast over fp32 parameters, since DeepSpeed would otherwise accumulate gradients in bf16; from stage 1
+    on it means bf16 parameters with fp32 master weights and fp32 accumulation.
     """
     spec = plan.spec
     stage = spec.deepspeed.zero_stage
@@ -95,8 +97,9 @@ class Engine:
     def backward(self, loss_sum: torch.Tensor, num_labels_of_step: int) -> None:
         """Add the gradient of a micro-batch's share of the step's mean loss.
 
-        DeepSpeed averages gradients over ranks, so each rank's sum is divided by the predictions of all ranks and all
-        micro-batches and multiplied by the number of ranks (the mean over a whole step does not depend on its division).
+        DeepSpeed averages gradients over ranks, so each rank's sum is divided by the predictions of all ranks
+        and all micro-batches and multiplied by the number of ranks (the mean over a whole step does not
+        depend on its division).
         """
         share = loss_sum * (self.ranks.world_size / num_labels_of_step)
         self.deepspeed_engine.backward(share, scale_wrt_gas=False)

@@ -1,7 +1,8 @@
 """The state of a DeepSpeed engine as named pieces of parameters, whatever the ZeRO stage and the world size.
 
-ZeRO divides the fp32 master weights and the optimizer state of a parameter among ranks by element ranges. A Piece names such
-a range by the parameter's own name and its offset there, so that a checkpoint written by one division can be read by any other.
+ZeRO divides the fp32 master weights and the optimizer state of a parameter among ranks by element ranges. A
+Piece names such a range by the parameter's own name and its offset there, so that a checkpoint written by one
+division can be read by any other.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,7 @@ import torch
 from trainyard_trainer.engine import Engine
 
 WEIGHT = "weight"
-"""Kind of the pieces that hold the fp32 weights; other kinds are names of optimizer state, such as exp_avg."""
-
-MODEL_PREFIX = "module.model."
+"""Kind of the pieces that hold fp32 weights; other kinds are names of optimizer state, such as exp_avg."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Piece:
 def parameter_shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its name in the Transformers model, tied ones once."""
     return {
-        name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in _parameters(engine)
+        name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in _parameters(engine)
     }
 
 
@@ -57,13 +57,13 @@ def pieces(engine: Engine) -> Iterator[Piece]:
     """The pieces that this rank holds; at stage 0 it holds all of every parameter."""
     if engine.zero_stage == 0:
         return _whole_pieces(engine)
-    if engine.zero_stage == 3:  # noqa: PLR2004 - the name of the stage
+    if engine.zero_stage == 3:
         return _stage_3_pieces(engine)
     return _stage_1_and_2_pieces(engine)
 
 
 def owned_pieces(engine: Engine) -> Iterator[Piece]:
-    """The pieces that this rank has to save: at stage 0 every world-size-th parameter, otherwise all it holds."""
+    """The pieces that this rank has to save: its share of the parameters at stage 0, else all it holds."""
     held = pieces(engine)
     if engine.zero_stage > 0:
         return held
@@ -71,7 +71,7 @@ def owned_pieces(engine: Engine) -> Iterator[Piece]:
     return (piece for index, piece in enumerate(held) if index % ranks.world_size == ranks.rank)
 
 
-def _parameters(engine: Engine) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _parameters(engine: Engine) -> Iterator[tuple[str, Any]]:
     for name, parameter in engine.deepspeed_engine.module.named_parameters():
         yield name.removeprefix("model."), parameter
 
@@ -87,7 +87,7 @@ def _stage_1_and_2_pieces(engine: Engine) -> Iterator[Piece]:
     if flats is None:
         flats = zero.fp32_groups_flat_partition
     for name, parameter in _parameters(engine):
-        mapping: Any = parameter._hp_mapping  # noqa: SLF001 - DeepSpeed's link from a parameter to its master weights
+        mapping = parameter._hp_mapping  # noqa: SLF001 - DeepSpeed's link from a parameter to its master weights
         if mapping is not None:
             yield Piece(
                 parameter=name,
@@ -111,7 +111,8 @@ def _stage_3_pieces(engine: Engine) -> Iterator[Piece]:
 def optimizer_tensors(engine: Engine, piece: Piece) -> Iterator[tuple[str, bool, torch.Tensor]]:
     """The optimizer's state of a piece: (name, whether it is element-wise, tensor).
 
-    An element-wise tensor is a view of the piece's range; others (a step count, Adafactor's factors) are whole.
+    An element-wise tensor is a view of the piece's range; others (a step count, Adafactor's factors) are
+    whole.
     """
     for key, value in engine.optimizer.state.get(piece.flat, {}).items():
         tensor = value if torch.is_tensor(value) else torch.tensor(value)
@@ -122,7 +123,7 @@ def optimizer_tensors(engine: Engine, piece: Piece) -> Iterator[tuple[str, bool,
 def set_optimizer_tensor(
     engine: Engine, piece: Piece, key: str, values: torch.Tensor, *, elementwise: bool
 ) -> None:
-    """Put back what `optimizer_tensors` gave; creates the state that the optimizer makes at its first step."""
+    """Put back what `optimizer_tensors` gave, creating what the optimizer makes at its first step."""
     state = engine.optimizer.state[piece.flat]
     if not elementwise:
         state[key] = values.clone()

@@ -1,4 +1,4 @@
-"""The files through which training processes tell what they do; their shapes stand in `trainyard_api.progress`."""
+"""The files by which training processes tell what they do; `trainyard_api.progress` has their shapes."""
 
 import os
 from collections.abc import Iterator

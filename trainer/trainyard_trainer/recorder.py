@@ -1,4 +1,4 @@
-"""What rank 0 writes while it trains: progress, history and events. Other ranks have a recorder that writes nothing."""
+"""What rank 0 writes while it trains: progress, history and events; other ranks write nothing."""
 
 from collections import deque
 from collections.abc import Callable

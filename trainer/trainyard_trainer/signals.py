@@ -7,7 +7,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether this process was told to stop. The handler only sets the flag; saving happens at a step boundary."""
+    """Whether this process was told to stop; the handler only sets the flag, saving waits."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,7 +1,8 @@
 """The training of one rank, top to bottom. Read `train` first; the rest follows in the order it is called.
 
-Everything that a step needs is a pure function of the step's number: which rows, which masks, which dropout, which learning
-rate. What has to survive a restart is in the checkpoint: weights, optimizer state and the few numbers of TrainState.
+Everything that a step needs is a pure function of the step's number: which rows, which masks, which dropout,
+which learning rate. What has to survive a restart is in the checkpoint: weights, optimizer state and the few
+numbers of TrainState.
 """
 
 import math
@@ -205,7 +206,9 @@ def build_language_model(
         # Tied weights are stored once, so names are missing; unexpected ones would be another model.
         _, unexpected = model.load_state_dict(load_model_weights(checkpoint.path), strict=False)
         if unexpected:
-            raise DataError(str(checkpoint.path), f"unknown weights {unexpected[:3]}", "Use the run's own folder")
+            raise DataError(
+                str(checkpoint.path), f"unknown weights {unexpected[:3]}", "Use the run's own folder"
+            )
         model.tie_weights()
     return LanguageModel(
         model,
@@ -274,7 +277,7 @@ class StepCounts:
 
 
 def agree_on_step(trainer: Trainer, micro_batches: list[MicroBatch]) -> StepCounts:
-    """One collective per step: counts to divide by, whether anybody was told to stop, whether the budget is spent.
+    """One collective per step: counts to divide by, whether to stop, whether the budget is spent.
 
     Rank 0's clock decides a wall-clock budget, so that no two ranks disagree on the last step.
     """
@@ -313,9 +316,7 @@ def step_learning_rate(trainer: Trainer, total_steps: int) -> float:
     return training.optimizer.learning_rate * factor
 
 
-def optimizer_step(
-    trainer: Trainer, micro_batches: list[MicroBatch], num_labels: int
-) -> tuple[float, float]:
+def optimizer_step(trainer: Trainer, micro_batches: list[MicroBatch], num_labels: int) -> tuple[float, float]:
     """Forward, backward and update; this rank's summed loss and the gradient norm before clipping."""
     engine = trainer.engine
     loss_sum = torch.zeros((), device=trainer.ranks.device)
@@ -365,7 +366,7 @@ def tell_startup(trainer: Trainer) -> None:
 
 
 def evaluate(trainer: Trainer, total_steps: int) -> None:
-    """Measure the loss on the held-out rows; given up when anybody is told to stop, since a save comes first."""
+    """Measure the loss on held-out rows; given up when anybody is told to stop, since a save comes first."""
     sums = [0.0, 0.0]
     trainer.engine.eval()
     maximum_rows = trainer.plan.spec.training.evaluation.maximum_sequences
@@ -383,7 +384,7 @@ def evaluate(trainer: Trainer, total_steps: int) -> None:
 
 
 def save(trainer: Trainer) -> None:
-    """Commit a checkpoint of the current step, unless there is one, and delete those that are no longer kept."""
+    """Commit a checkpoint of the current step, unless there is one; delete those no longer kept."""
     if trainer.state.step == 0 or is_committed(trainer.checkpoints, trainer.state.step):
         return
     started = time.perf_counter()
@@ -401,7 +402,7 @@ def save(trainer: Trainer) -> None:
 
 
 def finish(trainer: Trainer) -> ExitCode:
-    """The last evaluation and the last checkpoint; a stop during the evaluation still saves the trained weights."""
+    """The last evaluation and checkpoint; a stop during the evaluation still saves the trained weights."""
     total_steps = trainer.state.step
     if not is_committed(trainer.checkpoints, total_steps):
         evaluate(trainer, total_steps)

@@ -1,11 +1,13 @@
 """One rank: the gradients of the first optimizer step of each plan, before the update, by parameter name.
 
-usage: gradients.py OUTPUT.safetensors PLAN.json [PLAN.json ...]; tensors are named `<number of the plan>/<parameter>`.
+usage: gradients.py OUTPUT.safetensors PLAN.json [PLAN.json ...]; tensors are named `<number of the
+    plan>/<parameter>`.
 """
 
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from trainyard_api.plan import RunPlan
@@ -14,8 +16,8 @@ from trainyard_trainer.signals import StopRequest
 from trainyard_trainer.train import Startup, Trainer, agree_on_step, set_up
 
 
-def gradients(trainer: Trainer) -> dict[str, object]:
-    """Whole gradients after the last backward pass of the step, where DeepSpeed has averaged them over the ranks."""
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Whole gradients after the step's last backward pass, averaged over the ranks by DeepSpeed."""
     micro_batches = trainer.source.step_batches(0)
     counts = agree_on_step(trainer, micro_batches)
     engine = trainer.engine
@@ -23,13 +25,15 @@ def gradients(trainer: Trainer) -> dict[str, object]:
         engine.backward(engine.forward(batch), counts.num_labels)
         engine.mark_micro_step()
     engine.backward(engine.forward(micro_batches[-1]), counts.num_labels)
-    return {name: parameter.grad.clone() for name, parameter in engine.deepspeed_engine.module.named_parameters()}
+    return {
+        name: parameter.grad.clone() for name, parameter in engine.deepspeed_engine.module.named_parameters()
+    }
 
 
 def main() -> None:
     """Join once, then build one engine per plan."""
     output, *plans = map(Path, sys.argv[1:])
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, path in enumerate(plans):
         plan = RunPlan.model_validate_json(path.read_text())
         ranks = join_gang(plan)

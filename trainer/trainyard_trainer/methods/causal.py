@@ -13,8 +13,11 @@ class CausalLanguageModeling:
 
     causal = True
 
-    def apply(self, sample: Sample, *, stream: Literal["train", "evaluation"], epoch: int, row: int) -> MaskedRow:  # noqa: ARG002 - nothing is random here
+    def apply(
+        self, sample: Sample, *, stream: Literal["train", "evaluation"], epoch: int, row: int
+    ) -> MaskedRow:
         """See all tokens; predict at every place that has a next token in the same document."""
+        del stream, epoch, row  # nothing is random here
         predicts = np.ones(len(sample.token_ids), dtype=np.bool_)
         predicts[np.cumsum(sample.document_lengths) - 1] = False
         positions = np.flatnonzero(predicts)

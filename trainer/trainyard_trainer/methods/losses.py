@@ -18,8 +18,8 @@ def cross_entropy_sum(
 ) -> torch.Tensor:
     """Sum over positions of -log softmax(head(hidden))[label], in nats and fp32.
 
-    The vocabulary projection is computed in chunks and again in the backward pass when there are more positions than
-    one chunk, so that the logits of the whole batch never exist at once.
+    The vocabulary projection is computed in chunks and again in the backward pass when there are more
+    positions than one chunk, so that the logits of the whole batch never exist at once.
 
     Args:
         hidden: [m, hidden size], the states at the positions to predict.
@@ -37,6 +37,7 @@ def cross_entropy_sum(
     if len(labels) <= chunk_positions:
         return chunk_sum(hidden, labels)
     total = hidden.new_zeros((), dtype=torch.float32)
-    for states, targets in zip(hidden.split(chunk_positions), labels.split(chunk_positions), strict=True):
+    chunks = zip(torch.split(hidden, chunk_positions), torch.split(labels, chunk_positions), strict=True)
+    for states, targets in chunks:
         total = total + checkpoint(chunk_sum, states, targets, use_reentrant=False)
     return total

@@ -40,7 +40,9 @@ class MaskedLanguageModeling:
         ordinary = np.setdiff1d(vocabulary, np.array(tokenizer.special_token_ids, dtype=np.int32))
         return cls(masking, seed, tokenizer.mask_token_id, ordinary.astype(np.int32))
 
-    def apply(self, sample: Sample, *, stream: Literal["train", "evaluation"], epoch: int, row: int) -> MaskedRow:
+    def apply(
+        self, sample: Sample, *, stream: Literal["train", "evaluation"], epoch: int, row: int
+    ) -> MaskedRow:
         """Choose, hide and label tokens of a row; evaluation uses its own probability and the seed 0.
 
         Evaluation masks do not depend on the run's seed, so that the losses of two runs compare.

@@ -1,9 +1,9 @@
 """Which tokens a masked language model has to predict, and what it sees in their place.
 
-The rule is BERT's (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % become the mask token, 10 % a random
-token and 10 % stay. Special tokens are never chosen and never drawn. Masks are a pure function of the generator that
-is passed in, and `mask_generator` makes that a pure function of (seed, stream, epoch, row): equal on any world size and after any
-resume.
+The rule is BERT's (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % become the mask token, 10 % a
+random token and 10 % stay. Special tokens are never chosen and never drawn. Masks are a pure function of the
+generator that is passed in, and `mask_generator` makes that a pure function of (seed, stream, epoch, row):
+equal on any world size and after any resume.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class MaskedRow:
 def mask_generator(
     seed: int, stream: Literal["train", "evaluation"], epoch: int, row: int
 ) -> np.random.Generator:
-    """A generator of its own for one row of one epoch (Philox is counter-based, so this costs microseconds)."""
+    """A generator for one row of one epoch; Philox is counter-based, so this costs microseconds."""
     stream_number = 0 if stream == "train" else 1
     key = np.array([seed, (stream_number << 48) | epoch], dtype=np.uint64)
     counter = np.array([0, 0, 0, row], dtype=np.uint64)
@@ -64,7 +64,7 @@ def choose_tokens(
 def choose_whole_words(
     flags: NDArray[np.uint8], probability: float, generator: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Choose words in random order until round(probability x maskable) tokens are chosen; skip words that overshoot.
+    """Choose words in random order up to round(probability x maskable) tokens, skipping those that overshoot.
 
     Args:
         flags: uint8 [n]; bit 0 marks the first token of a word, bit 1 a special token.
@@ -84,7 +84,8 @@ def choose_whole_words(
     chosen = _fill_budget(
         word_lengths, _num_to_predict(len(places), probability), generator.permutation(len(word_lengths))
     )
-    return places[chosen[word_of_place]]
+    chosen_places: NDArray[np.intp] = places[chosen[word_of_place]]
+    return chosen_places
 
 
 def _num_to_predict(num_maskable: int, probability: float) -> int:
@@ -94,8 +95,8 @@ def _num_to_predict(num_maskable: int, probability: float) -> int:
 def _fill_budget(lengths: NDArray[np.intp], budget: int, order: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Take items in the given order while they fit, passing over those that do not; bool per item.
 
-    Equals the plain loop over all items, but looks at few: a prefix of the order by its running sum, then only
-    items no longer than the gap that is left.
+    Equals the plain loop over all items, but looks at few: a prefix of the order by its running sum, then
+    only items no longer than the gap that is left.
     """
     ordered_lengths = lengths[order]
     num_taken = int(np.searchsorted(np.cumsum(ordered_lengths), budget, side="right"))

@@ -15,7 +15,9 @@ class Objective(Protocol):
     causal: bool
     """Whether a token may only see those before it."""
 
-    def apply(self, sample: Sample, *, stream: Literal["train", "evaluation"], epoch: int, row: int) -> MaskedRow:
+    def apply(
+        self, sample: Sample, *, stream: Literal["train", "evaluation"], epoch: int, row: int
+    ) -> MaskedRow:
         """What the model sees of a row, where it has to predict, and what."""
 
 

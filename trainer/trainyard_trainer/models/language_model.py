@@ -1,6 +1,6 @@
-"""A Transformers language model that computes its loss only where something is predicted, with isolated documents."""
+"""A Transformers language model with isolated documents and a loss only where it predicts."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [m, vocabulary] of hidden states [m, hidden size]."""
-        model = self.model
+        model: Any = self.model
         if hasattr(model, "cls"):
             return cast("torch.Tensor", model.cls(hidden))
         if hasattr(model, "lm_head"):
@@ -92,15 +92,16 @@ def attention_mask(
 ) -> AttentionMask | None:
     """The additive attention mask, 0 where a query may look and the smallest number elsewhere.
 
-    Padding sees only padding, so that no row of the softmax is empty. None means full attention (bidirectional) or
-    the plain causal pattern, which lets the attention kernel choose its fastest path.
+    Padding sees only padding, so that no row of the softmax is empty. None means full attention
+    (bidirectional) or the plain causal pattern, which lets the attention kernel choose its fastest path.
 
     Args:
         document_ids: int64 [rows, length], -1 at padding.
         causal: whether a query sees only keys before it and itself.
         isolate_documents: whether a query sees only keys of its own document.
         dtype: number format of the result.
-        sliding_window: how far local layers look to each side; given, the result holds one mask per layer type.
+        sliding_window: how far local layers look to each side; given, the result holds one mask per layer
+            type.
 
     Returns:
         [rows, 1, length, length], or one such per layer type, or None.
@@ -116,7 +117,10 @@ def attention_mask(
         return _additive(allowed, dtype)
     places = torch.arange(length, device=document_ids.device)
     near = (places[:, None] - places[None, :]).abs() <= sliding_window
-    return {"full_attention": _additive(allowed, dtype), "sliding_attention": _additive(allowed & near, dtype)}
+    return {
+        "full_attention": _additive(allowed, dtype),
+        "sliding_attention": _additive(allowed & near, dtype),
+    }
 
 
 def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -8,8 +8,8 @@ from trainyard_api.spec import Budget
 def planned_steps(budget: Budget, *, num_rows: int, num_tokens: int, global_batch_size: int) -> int | None:
     """Optimizer steps of the whole run, or None under a wall-clock budget.
 
-    Epochs are rounded up to whole steps (the last batch is completed by the first rows of the next epoch). A token
-    budget is turned into steps by the mean number of tokens of a row.
+    Epochs are rounded up to whole steps (the last batch is completed by the first rows of the next epoch). A
+    token budget is turned into steps by the mean number of tokens of a row.
 
     Args:
         budget: exactly one member set.
@@ -27,7 +27,7 @@ def planned_steps(budget: Budget, *, num_rows: int, num_tokens: int, global_batc
 
 
 def estimated_steps(wall_clock_seconds: int, elapsed_seconds: float, steps_done: int) -> int:
-    """Optimizer steps that a wall-clock budget will have allowed, from the pace so far; never fewer than done + 1."""
+    """Steps that a wall-clock budget will have allowed, from the pace so far; at least one more than done."""
     if steps_done == 0 or elapsed_seconds <= 0.0:
         return 1_000_000_000
     return max(steps_done + 1, int(steps_done * wall_clock_seconds / elapsed_seconds))

@@ -24,7 +24,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of a run.
 
-    All but Adafactor are element-wise, so that ZeRO's flat partitions give the same result as whole parameters.
+    All but Adafactor are element-wise, so that ZeRO's flat partitions give the same result as whole
+    parameters.
     """
     groups = parameter_groups(named_parameters, settings.weight_decay)
     rate = settings.learning_rate

@@ -8,9 +8,9 @@ from trainyard_api.spec import Schedule
 def learning_rate_factor(schedule: Schedule, step: int, total_steps: int) -> float:
     """The factor of the peak learning rate for optimizer step `step`, counted from 0.
 
-    Warm-up rises linearly to 1 at step `warmupSteps`. Then: Constant stays; Linear and Cosine fall to `minimumRatio`
-    at the last step; WarmupStableDecay stays and falls over the last `decaySteps`, linearly or as 1 - sqrt(x)
-    (Haegele et al. 2024, arXiv 2405.18392, section 4).
+    Warm-up rises linearly to 1 at step `warmupSteps`. Then: Constant stays; Linear and Cosine fall to
+    `minimumRatio` at the last step; WarmupStableDecay stays and falls over the last `decaySteps`, linearly or
+    as 1 - sqrt(x) (Haegele et al. 2024, arXiv 2405.18392, section 4).
 
     Args:
         schedule: shape and constants.
