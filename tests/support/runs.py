@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from trainyard_trainer.data.prepare import prepare
-
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
 from trainyard_api.spec import TrainingRun
+from trainyard_trainer.data.prepare import prepare
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

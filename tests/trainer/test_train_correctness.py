@@ -59,9 +59,50 @@ def test_zero_stages_0_to_3_give_the_same_loss_curve(
         )
         for stage in range(4)
     ]
-    run_gang("losses.py", 2, str(tmp_path / "losses.json"), *plans)
+    run_gang("losses.py", 2, str(tmp_path / "losses.json"), "0", *plans)
     curves = json.loads((tmp_path / "losses.json").read_text())
     assert [len(curve) for curve in curves] == [6] * 4
     assert curves[0][-1] < curves[0][0]
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_bit_for_bit_and_on_another_division(
+    sotu_addresses: Path, storage: Path, tmp_path: Path
+) -> None:
+    """Stopped after 3 of 6 steps under ZeRO 1 with 2 ranks; dropout is on, so it must come back too."""
+    overrides = {"model__architecture": {"preset": "bert-tiny", "overrides": {"hidden_dropout_prob": 0.1}}}
+
+    def plan(name: str, world_size: int, stage: int) -> str:
+        run = run_of(sotu_addresses, name, deepspeed__zeroStage=stage, **overrides)
+        return str(write_plan(prepared_plan(run, storage, world_size), tmp_path / f"{name}-{stage}.json"))
+
+    def curves(world_size: int, num_steps: int, *plans: str) -> list[list[float]]:
+        output = tmp_path / "losses.json"
+        run_gang("losses.py", world_size, str(output), str(num_steps), *plans)
+        result: list[list[float]] = json.loads(output.read_text())
+        return result
+
+    (uninterrupted,) = curves(2, 0, plan("whole", 2, 1))
+    stopped = curves(2, 3, plan("same", 2, 1), plan("other-stage", 2, 1))
+    assert stopped == [uninterrupted[:3]] * 2
+    same, other_stage = curves(2, 0, plan("same", 2, 1), plan("other-stage", 2, 3))
+    assert same == uninterrupted
+    assert other_stage == pytest.approx(uninterrupted, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_on_another_number_of_processes(
+    sotu_addresses: Path, storage: Path, tmp_path: Path
+) -> None:
+    def plan(name: str, world_size: int, stage: int) -> str:
+        run = run_of(sotu_addresses, name, deepspeed__zeroStage=stage)
+        return str(write_plan(prepared_plan(run, storage, world_size), tmp_path / f"{name}-{stage}.json"))
+
+    run_gang("losses.py", 2, str(tmp_path / "a.json"), "0", plan("elastic-whole", 2, 2))
+    run_gang("losses.py", 2, str(tmp_path / "b.json"), "3", plan("elastic", 2, 2))
+    run_gang("losses.py", 1, str(tmp_path / "c.json"), "0", plan("elastic", 1, 1))
+    (uninterrupted,) = json.loads((tmp_path / "a.json").read_text())
+    (elastic,) = json.loads((tmp_path / "c.json").read_text())
+    assert elastic == pytest.approx(uninterrupted, abs=1e-5)

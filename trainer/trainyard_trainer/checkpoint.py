@@ -20,10 +20,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -68,7 +68,7 @@ class TrainState(ApiModel):
 class CheckpointFile(ApiModel):
     """One file of a checkpoint."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^rank-[0-9]{5,}\.safetensors$")]
     """Name in the checkpoint's folder."""
     size_bytes: int
     """Size."""
