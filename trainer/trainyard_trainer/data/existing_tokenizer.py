@@ -1,0 +1,141 @@
+"""Existing tokenizers: read as data (tokenizer.json), never as code, and checked against the objective."""
+
+import json
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from tokenizers import Tokenizer
+
+from trainyard_api.errors import DataError
+from trainyard_trainer.data.sources import resolve_mounts
+from trainyard_trainer.data.special_tokens import USUAL, Objective, Role, SpecialTokens
+
+MAXIMUM_TOKENIZER_BYTES = 128 << 20
+MAXIMUM_CONFIG_BYTES = 8 << 20
+WHERE = "spec.tokenizer.uri"
+ROLES: tuple[Role, ...] = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+
+
+def read_existing(uri: str, mounts: Mapping[str, str]) -> tuple[bytes, bytes]:
+    """The bytes of tokenizer.json and of tokenizer_config.json (empty when there is none).
+
+    Raises:
+        DataError: there is no such file, or it is too large.
+    """
+    resolved = resolve_mounts(uri, mounts)
+    try:
+        file_system, path = fsspec.core.url_to_fs(resolved)
+        if file_system.isdir(path):
+            path = posixpath.join(path, "tokenizer.json")
+        tokenizer = _read_bounded(file_system, path, MAXIMUM_TOKENIZER_BYTES)
+        config_path = posixpath.join(posixpath.dirname(path), "tokenizer_config.json")
+        has_config = file_system.exists(config_path)
+        config = _read_bounded(file_system, config_path, MAXIMUM_CONFIG_BYTES) if has_config else b""
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(
+            WHERE,
+            f"no tokenizer can be read from {resolved}: {error}",
+            "Name a tokenizer.json or a folder that holds it",
+        ) from error
+    return tokenizer, config
+
+
+def load_existing(content: bytes, config: bytes, objective: Objective) -> tuple[Tokenizer, SpecialTokens]:
+    """A tokenizer and its special tokens, with padding, truncation and randomness turned off.
+
+    Raises:
+        DataError: it is damaged, or lacks a special token that the objective needs.
+    """
+    try:
+        text = _deterministic(json.loads(content))
+        tokenizer = Tokenizer.from_str(json.dumps(text))
+    except Exception as error:
+        raise DataError(WHERE, f"tokenizer.json cannot be read: {error}", "Replace the file") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    special = _special_tokens(tokenizer, _parse_config(config))
+    return tokenizer, SpecialTokens(_completed(special, objective))
+
+
+def _completed(special: dict[Role, str], objective: Objective) -> dict[Role, str]:
+    """The special tokens with stand-ins for those that a family goes without.
+
+    Raises:
+        DataError: one is missing that has no stand-in.
+    """
+    special = dict(special)
+    if objective == "MaskedLM":
+        _borrow(special, "cls", "bos")
+        _borrow(special, "sep", "eos")
+        needed: tuple[Role, ...] = ("mask", "cls", "sep", "pad")
+    else:
+        _borrow(special, "eos", "sep")
+        _borrow(special, "bos", "cls")
+        _borrow(special, "bos", "eos")
+        _borrow(special, "eos", "bos")
+        _borrow(special, "pad", "eos")
+        needed = ("bos", "eos", "pad")
+    missing = [role for role in needed if role not in special]
+    if missing:
+        raise DataError(
+            WHERE,
+            f"the tokenizer has no {missing[0]} token, which {objective} needs",
+            "Use another tokenizer, or train one with spec.tokenizer.train",
+        )
+    return special
+
+
+def _borrow(special: dict[Role, str], role: Role, other: Role) -> None:
+    if role not in special and other in special:
+        special[role] = special[other]
+
+
+def _special_tokens(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[Role, str]:
+    """Special tokens by the configuration, else by their usual names among the added tokens."""
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    special: dict[Role, str] = {}
+    for role in ROLES:
+        configured = config.get(f"{role}_token")
+        name = configured.get("content") if isinstance(configured, dict) else configured
+        names = (name,) if isinstance(name, str) else () if config else USUAL[role]
+        for candidate in names:
+            if tokenizer.token_to_id(candidate) is not None and (config or candidate in added):
+                special[role] = candidate
+                break
+    return special
+
+
+def _parse_config(config: bytes) -> Mapping[str, Any]:
+    if not config:
+        return {}
+    try:
+        content = json.loads(config)
+    except ValueError as error:
+        raise DataError(WHERE, f"tokenizer_config.json is not JSON: {error}", "Replace the file") from error
+    if not isinstance(content, dict):
+        raise DataError(WHERE, "tokenizer_config.json is not an object", "Replace the file")
+    return content
+
+
+def _deterministic(content: Any) -> Any:
+    """The tokenizer without BPE dropout, which would give other tokens at each call."""
+    if (
+        isinstance(content, dict)
+        and isinstance(content.get("model"), dict)
+        and content["model"].get("dropout")
+    ):
+        content["model"]["dropout"] = None
+    return content
+
+
+def _read_bounded(file_system: Any, path: str, maximum_bytes: int) -> bytes:
+    size_bytes = file_system.info(path)["size"]
+    if size_bytes > maximum_bytes:
+        raise DataError(
+            WHERE,
+            f"{path} has {size_bytes} bytes, more than {maximum_bytes}",
+            "Name a tokenizer.json, not a model",
+        )
+    return bytes(file_system.cat_file(path))

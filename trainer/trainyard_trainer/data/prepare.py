@@ -1,0 +1,349 @@
+"""Preparation of a run's data, from sources to rows: `prepare`, the file to read first.
+
+    extract (one step per source) -> deduplicate -> tokenizer -> tokenize -> pack
+
+Each step is addressed by the hash of its inputs, so that a second run reuses everything, and a change redoes only what depends
+on it.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.names import File
+from trainyard_api.plan import RunPlan
+from trainyard_trainer.data.checks import check_rows, check_source, packing_warnings
+from trainyard_trainer.data.deduplicate import DUPLICATES, deduplicate
+from trainyard_trainer.data.existing_tokenizer import read_existing
+from trainyard_trainer.data.extract import ExtractTask, extract_unit, finish_extraction
+from trainyard_trainer.data.manifest import (
+    DataManifest,
+    SourceManifest,
+    SplitManifest,
+    TokenizerManifest,
+    hash_of,
+)
+from trainyard_trainer.data.normalize import NORMALIZATION
+from trainyard_trainer.data.pack_step import PackOptions, pack_shards
+from trainyard_trainer.data.parallel import Pool
+from trainyard_trainer.data.progress import PrepareReport, StepProgress
+from trainyard_trainer.data.shards import open_token_shard
+from trainyard_trainer.data.sources import FileHashes, InputFile, combined_hash, list_files
+from trainyard_trainer.data.special_tokens import Objective
+from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
+from trainyard_trainer.data.text_shards import TextShard, list_shards
+from trainyard_trainer.data.tokenize_step import TokenizeTask, tokenize_shard
+from trainyard_trainer.data.tokenizer import RECIPE, check_vocabulary_size
+from trainyard_trainer.data.tokenizer_step import (
+    TrainingTask,
+    describe_tokenizer,
+    train_in_process,
+    write_existing,
+    write_trained,
+)
+from trainyard_trainer.data.units import divide
+from trainyard_trainer.progress import write_json_atomically
+
+LISTED_FILES = 1000
+
+
+def prepare(
+    plan: RunPlan,
+    *,
+    report: PrepareReport,
+    cores: int,
+    should_stop: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> DataManifest:
+    """Run or reuse every preparation step, and write `data.json` into the run folder.
+
+    Args:
+        plan: the run.
+        report: told about progress as (step, done, total or None, unit).
+        cores: worker processes at most; 0 takes all cores that this process may use.
+        should_stop: whether to give up.
+        clock: seconds that only grow.
+
+    Raises:
+        DataError: a source or tokenizer cannot be used, or there is too little text.
+        ConfigurationError: the spec cannot work.
+        StorageFullError: no space is left.
+        PreemptedError: should_stop became true.
+    """
+    prepared = Path(plan.paths.prepared)
+    prepared.mkdir(parents=True, exist_ok=True)
+    preparation = _Preparation(
+        plan=plan,
+        store=StepStore(prepared, should_stop, clock),
+        pool=Pool(cores or len(os.sched_getaffinity(0)), should_stop),
+        progress=StepProgress(report, should_stop, clock),
+    )
+    manifest = preparation.run()
+    run_folder = Path(plan.paths.run_folder)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(run_folder / File.DATA, manifest)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """The steps of one run, each in a method."""
+
+    plan: RunPlan
+    store: StepStore
+    pool: Pool
+    progress: StepProgress
+
+    def run(self) -> DataManifest:
+        files = self.list_sources()
+        extracted = [self.extract(number, files[number]) for number in range(len(files))]
+        shards = list_shards(extracted)
+        deduplicated = self.deduplicate(extracted, shards)
+        tokenizer_step = self.tokenizer(extracted, deduplicated, shards)
+        tokenizer = describe_tokenizer(tokenizer_step)
+        tokenized = self.tokenize(deduplicated, tokenizer_step, tokenizer, shards)
+        packed = self.pack(tokenized, tokenizer, shards)
+        steps = (*extracted, deduplicated, tokenizer_step, tokenized, packed)
+        return self.manifest(files, extracted, deduplicated, steps, tokenizer)
+
+    @property
+    def objective(self) -> Objective:
+        if self.plan.spec.pretraining is None:
+            raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
+        return self.plan.spec.pretraining.objective
+
+    def list_sources(self) -> list[list[InputFile]]:
+        advance = self.progress.start("list", None, "bytes")
+        hashes = FileHashes(self.store.root, advance)
+        sources = self.plan.spec.data.sources
+        files = [
+            list_files(source, _place(number), self.plan.mounts, hashes)
+            for number, source in enumerate(sources)
+        ]
+        hashes.save()
+        return files
+
+    def extract(self, number: int, files: list[InputFile]) -> FinishedStep:
+        data, source = self.plan.spec.data, self.plan.spec.data.sources[number]
+        total = sum(file.size_bytes for file in files)
+
+        def body(folder: Path) -> StepOutcome:
+            units = divide(files, source, _place(number))
+            tasks = [
+                ExtractTask(
+                    number=index,
+                    unit=unit,
+                    folder=folder,
+                    source=source,
+                    where=_place(number),
+                    normalize=data.preparation.normalize,
+                    minimum_characters=data.preparation.minimum_characters,
+                    stop_early=data.preparation.maximum_invalid_fraction < 1.0,
+                )
+                for index, unit in enumerate(units)
+            ]
+            advance = self.progress.start(f"extract {source.name}", total, "bytes")
+            return finish_extraction(folder, self.pool.run(extract_unit, tasks, advance), units)
+
+        inputs = {
+            "files": [[file.size_bytes, file.content_hash, file.compression] for file in files],
+            "format": source.format,
+            "textField": None if source.format == "Text" else source.text_field,
+            "documentBoundary": source.document_boundary,
+            "normalize": data.preparation.normalize,
+            "minimumCharacters": data.preparation.minimum_characters,
+            "normalization": NORMALIZATION,
+        }
+        step = self.store.run("extract", {**inputs, "files": hash_of(inputs["files"])}, body)
+        check_source(step, source, _place(number), data.preparation.maximum_invalid_fraction)
+        return step
+
+    def deduplicate(self, extracted: list[FinishedStep], shards: list[TextShard]) -> FinishedStep:
+        exact = self.plan.spec.data.preparation.deduplicate.exact
+        sources = [step.manifest.key for step in extracted]
+        total = sum(shard.num_documents for shard in shards)
+
+        def body(folder: Path) -> StepOutcome:
+            advance = self.progress.start("deduplicate", total, "documents")
+            if not exact:
+                return StepOutcome(
+                    (), {"documents": total, "duplicates": 0}, {"perSource": [0] * len(sources)}
+                )
+            return deduplicate(shards, len(extracted), folder, advance)
+
+        return self.store.run("deduplicate", {"sources": list(sources), "exact": exact}, body)
+
+    def tokenizer(
+        self, extracted: list[FinishedStep], deduplicated: FinishedStep, shards: list[TextShard]
+    ) -> FinishedStep:
+        spec, objective = self.plan.spec.tokenizer, self.objective
+        if spec is not None and spec.uri is not None:
+            content, config = read_existing(spec.uri, self.plan.mounts)
+            return self.store.run(
+                "tokenizer",
+                {"content": hash_of(content.hex()), "config": hash_of(config.hex()), "objective": objective},
+                lambda folder: write_existing(folder, content, config, objective),
+            )
+        if spec is None or spec.train is None:
+            raise ConfigurationError(
+                "spec.tokenizer", "it is not set", "Set tokenizer.train or tokenizer.uri"
+            )
+        check_vocabulary_size(spec.train, objective)
+        training = TrainingTask(
+            spec=spec.train,
+            objective=objective,
+            shards=shards,
+            duplicates=_duplicates_file(deduplicated),
+            validation_fraction=self.plan.spec.data.validation_fraction,
+            num_characters=sum(step.manifest.counts["characters"] for step in extracted),
+        )
+        total = sum(shard.size_bytes for shard in shards)
+
+        def body(folder: Path) -> StepOutcome:
+            advance = self.progress.start("tokenizer", total, "bytes")
+            [(content, characters)] = self.pool.run(train_in_process, [training], advance, always_spawn=True)
+            return write_trained(folder, content, characters, objective)
+
+        inputs = {
+            "train": spec.train.model_dump(mode="json"),
+            "objective": objective,
+            "text": deduplicated.manifest.key,
+            "validationFraction": training.validation_fraction,
+            "recipe": RECIPE,
+        }
+        return self.store.run("tokenizer", inputs, body)
+
+    def tokenize(
+        self,
+        deduplicated: FinishedStep,
+        tokenizer_step: FinishedStep,
+        tokenizer: TokenizerManifest,
+        shards: list[TextShard],
+    ) -> FinishedStep:
+        names = [f"{number:06d}" for number in range(len(shards))]
+
+        def body(folder: Path) -> StepOutcome:
+            tasks = [
+                TokenizeTask(
+                    shard=shard,
+                    name=name,
+                    duplicates=_duplicates_file(deduplicated),
+                    tokenizer_folder=tokenizer_step.folder,
+                    vocabulary_size=tokenizer.vocabulary_size,
+                    folder=folder,
+                )
+                for shard, name in zip(shards, names, strict=True)
+            ]
+            advance = self.progress.start("tokenize", sum(shard.size_bytes for shard in shards), "bytes")
+            results = self.pool.run(tokenize_shard, tasks, advance)
+            counts = {
+                "documents": sum(result.documents for result in results),
+                "tokens": sum(result.tokens for result in results),
+                "shards": len(results),
+                "shards_by_reference": sum(result.used_reference for result in results),
+            }
+            files = tuple(file for result in results for file in result.files)
+            return StepOutcome(files, counts, {"shards": list(names)})
+
+        inputs = {"text": deduplicated.manifest.key, "tokenizer": tokenizer.hash}
+        return self.store.run("tokenize", inputs, body)
+
+    def pack(
+        self, tokenized: FinishedStep, tokenizer: TokenizerManifest, shards: list[TextShard]
+    ) -> FinishedStep:
+        data = self.plan.spec.data
+        options = PackOptions(
+            sequence_length=data.sequence_length,
+            objective=self.objective,
+            enabled=data.packing.enabled,
+            seed=self.plan.spec.training.seed,
+            validation_fraction=data.validation_fraction,
+            weights=tuple(source.weight for source in data.sources),
+            vocabulary_size=tokenizer.vocabulary_size,
+        )
+
+        def body(folder: Path) -> StepOutcome:
+            advance = self.progress.start("pack", tokenized.manifest.counts["tokens"], "tokens")
+            opened = [
+                (open_token_shard(tokenized.folder, f"{number:06d}", options.vocabulary_size), shard.source)
+                for number, shard in enumerate(shards)
+            ]
+            return pack_shards(opened, options, folder, advance)
+
+        inputs = {
+            "tokens": tokenized.manifest.key,
+            "sequenceLength": options.sequence_length,
+            "objective": options.objective,
+            "packing": options.enabled,
+            "seed": options.seed,
+            "validationFraction": options.validation_fraction,
+            "weights": list(options.weights),
+        }
+        return self.store.run("pack", inputs, body)
+
+    def manifest(
+        self,
+        files: list[list[InputFile]],
+        extracted: list[FinishedStep],
+        deduplicated: FinishedStep,
+        steps: tuple[FinishedStep, ...],
+        tokenizer: TokenizerManifest,
+    ) -> DataManifest:
+        packed = steps[-1].manifest
+        train, validation = (
+            SplitManifest(**{name: packed.counts[f"{split}_{name}"] for name in SplitManifest.model_fields})
+            for split in ("train", "validation")
+        )
+        data = self.plan.spec.data
+        check_rows(train, validation, self.plan.spec)
+        positions = train.rows * data.sequence_length
+        manifest = DataManifest(
+            prepared=os.path.relpath(self.store.root, self.plan.paths.run_folder),
+            sequence_length=data.sequence_length,
+            sources=tuple(self.describe_sources(files, extracted, deduplicated)),
+            steps=tuple(step.summary() for step in steps),
+            tokenizer=tokenizer,
+            unigram_entropy=packed.details["unigramEntropy"],
+            train=train,
+            validation=validation,
+            packing_efficiency=train.tokens / positions,
+            warnings=packing_warnings(train, self.plan.spec),
+        )
+        return manifest.with_hash()
+
+    def describe_sources(
+        self, files: list[list[InputFile]], extracted: list[FinishedStep], deduplicated: FinishedStep
+    ) -> list[SourceManifest]:
+        duplicates = deduplicated.manifest.details["perSource"]
+        described = []
+        for number, source in enumerate(self.plan.spec.data.sources):
+            counts = extracted[number].manifest.counts
+            described.append(
+                SourceManifest(
+                    name=source.name,
+                    uri=source.uri,
+                    num_files=len(files[number]),
+                    size_bytes=sum(file.size_bytes for file in files[number]),
+                    content_hash=combined_hash(files[number]),
+                    files=tuple(file.as_manifest() for file in files[number][:LISTED_FILES]),
+                    records=counts["records"],
+                    invalid_records=counts["invalid"],
+                    documents=counts["documents"],
+                    characters=counts["characters"],
+                    dropped_documents=counts["dropped"],
+                    duplicates=duplicates[number],
+                    weight=source.weight,
+                )
+            )
+        return described
+
+
+def _place(number: int) -> str:
+    return f"spec.data.sources[{number}]"
+
+
+def _duplicates_file(deduplicated: FinishedStep) -> Path | None:
+    return deduplicated.folder / DUPLICATES if deduplicated.manifest.files else None

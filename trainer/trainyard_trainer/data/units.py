@@ -1,0 +1,133 @@
+"""Division of a source into units of work, and reading of one part of a file.
+
+Large plain files are cut into byte ranges and Parquet files into row groups; many small files are put together. The
+division depends on the files alone.
+"""
+
+import io
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO, cast
+
+import fsspec
+
+from trainyard_api.spec import Source
+from trainyard_trainer.data.compression import CountingReader, decompressed
+from trainyard_trainer.data.parallel import Advance
+from trainyard_trainer.data.parquet import check_column, open_parquet, read_row_groups, row_group_sizes
+from trainyard_trainer.data.readers import (
+    Records,
+    file_errors,
+    read_blank_line_parts,
+    read_file_as_record,
+    read_json_lines,
+    read_lines,
+    skip_to_line_start,
+)
+from trainyard_trainer.data.sources import InputFile
+
+UNIT_BYTES = 64 << 20
+BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file or a part of one.
+
+    Attributes:
+        uri: the file.
+        compression: of the whole file, or None.
+        start: first byte or row group.
+        end: byte or row group after the last; None reads to the end.
+        size_bytes: roughly what is read, for the division.
+    """
+
+    uri: str
+    compression: str | None
+    start: int
+    end: int | None
+    size_bytes: int
+
+
+Unit = tuple[FilePart, ...]
+
+
+def divide(files: list[InputFile], source: Source, where: str) -> list[Unit]:
+    """The units of a source, in the order of its files.
+
+    Raises:
+        DataError: a Parquet file is damaged or lacks the text column.
+    """
+    units: list[Unit] = []
+    current: list[FilePart] = []
+    size_bytes = 0
+    for file in files:
+        for part in _parts(file, source, where):
+            if current and size_bytes + part.size_bytes > UNIT_BYTES:
+                units.append(tuple(current))
+                current, size_bytes = [], 0
+            current.append(part)
+            size_bytes += part.size_bytes
+    return [*units, tuple(current)] if current else units
+
+
+def read_part(part: FilePart, source: Source, where: str, advance: Advance, stack: ExitStack) -> Records:
+    """The records of a part; `stack` closes what is opened."""
+    raw = stack.enter_context(fsspec.open(part.uri, "rb"))
+    if source.format == "Parquet":
+        file = open_parquet(_plain_seekable(raw, part, stack), part.uri)
+        check_column(file, part.uri, source.text_field, f"{where}.textField")
+        num_groups = len(row_group_sizes(file))
+        groups = range(part.start, num_groups if part.end is None else part.end)
+        yield from read_row_groups(file, part.uri, source.text_field, groups)
+        advance(part.size_bytes)
+        return
+    counted = cast("IO[bytes]", io.BufferedReader(CountingReader(raw, advance), BUFFER_BYTES))
+    stream = decompressed(counted, part.compression, part.uri)
+    if part.start:
+        skip_to_line_start(stream, part.uri, part.start)
+    if source.format == "JsonLines":
+        yield from read_json_lines(stream, part.uri, part.end, source.text_field)
+    elif source.document_boundary == "Record":
+        yield from read_file_as_record(stream)
+    elif source.document_boundary == "Line":
+        yield from read_lines(stream, part.uri, part.end)
+    else:
+        yield from read_blank_line_parts(stream, part.uri)
+
+
+def _parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
+    whole = [FilePart(file.uri, file.compression, 0, None, file.size_bytes)]
+    if file.compression is not None or file.size_bytes <= UNIT_BYTES:
+        return whole
+    if source.format == "Parquet":
+        return _row_group_parts(file, source, where)
+    if source.format == "JsonLines" or source.document_boundary == "Line":
+        return [
+            FilePart(file.uri, None, start, min(start + UNIT_BYTES, file.size_bytes), UNIT_BYTES)
+            for start in range(0, file.size_bytes, UNIT_BYTES)
+        ]
+    return whole
+
+
+def _row_group_parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
+    with file_errors(file.uri), fsspec.open(file.uri, "rb") as raw:
+        parquet = open_parquet(raw, file.uri)
+        check_column(parquet, file.uri, source.text_field, f"{where}.textField")
+        sizes = row_group_sizes(parquet)
+    share = file.size_bytes / max(1, sum(sizes))
+    return [
+        FilePart(file.uri, None, index, index + 1, round(size * share)) for index, size in enumerate(sizes)
+    ]
+
+
+def _plain_seekable(raw: IO[bytes], part: FilePart, stack: ExitStack) -> IO[bytes]:
+    """Parquet is read from its end, so a compressed one is unpacked to a temporary file first."""
+    if part.compression is None:
+        return raw
+    plain = cast("IO[bytes]", stack.enter_context(tempfile.TemporaryFile()))
+    shutil.copyfileobj(decompressed(raw, part.compression, part.uri), plain, BUFFER_BYTES)
+    plain.seek(0)
+    return plain
