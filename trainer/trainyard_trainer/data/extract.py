@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class _TextShards:
     def __init__(self, folder: Path, prefix: str, result: ExtractResult) -> None:
         self._folder = folder
         self._prefix = prefix
-        self._result = result
+        self.result = result
         self._text: HashedFile | None = None
         self._lengths: list[int] = []
         self._hashes: list[bytes] = []
@@ -124,36 +125,39 @@ class _TextShards:
             return
         name = self._name
         hashes = np.frombuffer(b"".join(self._hashes), dtype="<u8").reshape(-1, 2)
-        self._result.files += [
+        self.result.files += [
             self._text.close(),
             write_hashed(self._folder, f"{name}.lengths", np.array(self._lengths, dtype=LENGTHS)),
             write_hashed(self._folder, f"{name}.hashes", hashes),
         ]
-        self._result.shards.append((name, len(self._lengths)))
+        self.result.shards.append((name, len(self._lengths)))
         self._text, self._size_bytes = None, 0
         self._lengths, self._hashes = [], []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._text is not None:
+            self._text.abandon()
+
     @property
     def _name(self) -> str:
-        return f"{self._prefix}-{len(self._result.shards):05d}"
+        return f"{self._prefix}-{len(self.result.shards):05d}"
 
 
 def extract_unit(task: ExtractTask, advance: Advance) -> ExtractResult:
     """Read, check, split, normalise, hash and write the documents of one unit."""
     result = ExtractResult()
-    shards = _TextShards(task.folder, f"{task.number:06d}", result)
-    for part_number, part in enumerate(task.unit):
-        last = 0
-        with file_errors(part.uri), ExitStack() as stack:
-            for record in read_part(part, task.source, task.where, advance, stack):
-                last = record.number
-                result.counts["records"] += 1
-                if isinstance(record, InvalidRecord):
-                    _set_aside(record, part, part_number, task, result)
-                else:
-                    _write_documents(record, task, shards, result)
-        result.lines.append(last)
-    shards.close_shard()
+    with _TextShards(task.folder, f"{task.number:06d}", result) as shards:
+        for part_number, part in enumerate(task.unit):
+            result.lines.append(_extract_part(part, part_number, task, shards, advance))
+        shards.close_shard()
     return result
 
 
@@ -211,6 +215,22 @@ def quarantined_in_files(results: list[ExtractResult], units: list[Unit]) -> Ite
             yield replace(entry, line=entry.line + offsets[part_number])
 
 
+def _extract_part(
+    part: FilePart, part_number: int, task: ExtractTask, shards: _TextShards, advance: Advance
+) -> int:
+    """Take one part to documents; returns the number of its last record or line."""
+    last = 0
+    with file_errors(part.uri), ExitStack() as stack:
+        for record in read_part(part, task.source, task.where, advance, stack):
+            last = record.number
+            shards.result.counts["records"] += 1
+            if isinstance(record, InvalidRecord):
+                _set_aside(record, part, part_number, task, shards.result)
+            else:
+                _write_documents(record, task, shards)
+    return last
+
+
 def _set_aside(
     record: InvalidRecord, part: FilePart, part_number: int, task: ExtractTask, result: ExtractResult
 ) -> None:
@@ -225,13 +245,14 @@ def _set_aside(
         raise missing_field(task.source, task.where, list(result.fields))
 
 
-def _write_documents(record: Record, task: ExtractTask, shards: _TextShards, result: ExtractResult) -> None:
+def _write_documents(record: Record, task: ExtractTask, shards: _TextShards) -> None:
+    counts = shards.result.counts
     for part in split_documents(record.text, task.source.document_boundary):
         normalized = normalize(part)
         text = normalized if task.normalize else part
         if len(normalized) < task.minimum_characters:
-            result.counts["dropped"] += bool(normalized) or task.source.document_boundary == "Record"
+            counts["dropped"] += bool(normalized) or task.source.document_boundary == "Record"
             continue
-        result.counts["documents"] += 1
-        result.counts["characters"] += len(text)
+        counts["documents"] += 1
+        counts["characters"] += len(text)
         shards.append(text.encode(), document_hash(normalized))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,7 @@ class HashedFile:
 
     def write(self, data: bytes | NDArray[Any]) -> None:
         """Append bytes, or the bytes of an array."""
-        view = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else data
+        view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
         self._file.write(view)
         self._hash.update(view)
         self._size_bytes += len(view)
@@ -49,7 +50,12 @@ class HashedFile:
         traceback: TracebackType | None,
     ) -> None:
         """Let the file go, also after an error; only `close` makes it count."""
-        self._file.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let the file go; what was written does not matter, so a disk too full for the rest of it is no error."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def write_hashed(folder: Path, name: str, data: bytes | NDArray[Any]) -> FileRecord:

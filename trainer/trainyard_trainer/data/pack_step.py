@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,22 @@ def pack_shards(
         folder: where to write.
         advance: told about the tokens seen; may raise to stop.
     """
-    train = _SplitWriter(folder, "train", options)
-    validation = _SplitWriter(folder, "validation", options)
+    with (
+        _SplitWriter(folder, "train", options) as train,
+        _SplitWriter(folder, "validation", options) as validation,
+    ):
+        return _pack(shards, options, train, validation, advance)
+
+
+def _pack(
+    shards: list[tuple[TokenShard, int]],
+    options: PackOptions,
+    train: "_SplitWriter",
+    validation: "_SplitWriter",
+    advance: Callable[[int], None],
+) -> StepOutcome:
+    train.begin()
+    validation.begin()
     frequencies = np.zeros(options.vocabulary_size, dtype=np.int64)
     for number, (shard, source) in enumerate(shards):
         lengths = np.diff(shard.offsets)
@@ -101,6 +116,9 @@ class _SplitWriter:
         self._num_blocks = 0
         self._pieces = HashedFile(self.folder, f"{self.name}.pieces")
         self._rows = HashedFile(self.folder, f"{self.name}.rows")
+
+    def begin(self) -> None:
+        """Write where the first row begins."""
         self._rows.write(np.zeros(1, dtype=ROWS))
 
     def add(
@@ -120,6 +138,18 @@ class _SplitWriter:
         self._num_waiting += len(pieces)
         if self._num_waiting >= BLOCK_PIECES:
             self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pieces.abandon()
+        self._rows.abandon()
 
     def close(self) -> list[FileRecord]:
         """Pack what waits and finish the files."""

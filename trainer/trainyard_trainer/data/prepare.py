@@ -200,7 +200,8 @@ class _Preparation:
             validation_fraction=self.plan.spec.data.validation_fraction,
             num_characters=sum(step.manifest.counts["characters"] for step in extracted),
         )
-        total = sum(shard.size_bytes for shard in shards)
+        num_passes = 1 if spec.train.algorithm == "BPE" else 2
+        total = num_passes * sum(shard.size_bytes for shard in shards)
 
         def body(folder: Path) -> StepOutcome:
             advance = self.progress.start("tokenizer", total, "bytes")

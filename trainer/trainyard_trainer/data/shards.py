@@ -7,7 +7,8 @@ NAME.hashes (uint64 [documents, 2], the documents' hashes, which decide split an
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,20 @@ class TokenShardWriter:
         self._unwritten_starts = starts[num_whole:]
         self._lengths.append(lengths)
         self._hashes.append(hashes)
+
+    def __enter__(self) -> Self:
+        """Nothing to open; see `__exit__`."""
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let the files go, also after an error; only `close` makes them count."""
+        self._tokens.abandon()
+        self._starts.abandon()
 
     def close(self) -> tuple[FileRecord, ...]:
         """Finish the shard and describe its files."""

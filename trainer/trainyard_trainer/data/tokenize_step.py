@@ -82,7 +82,17 @@ def _write_shard(
     reference: ReferenceEncoder,
     advance: Advance,
 ) -> TokenizeResult:
-    writer = TokenShardWriter(task.folder, task.name, task.vocabulary_size)
+    with TokenShardWriter(task.folder, task.name, task.vocabulary_size) as writer:
+        return _write_documents(task, encoder, reference, advance, writer)
+
+
+def _write_documents(
+    task: TokenizeTask,
+    encoder: CachedEncoder | ReferenceEncoder,
+    reference: ReferenceEncoder,
+    advance: Advance,
+    writer: TokenShardWriter,
+) -> TokenizeResult:
     hashes = task.shard.hashes()
     num_documents = num_tokens = 0
     for number, batch in enumerate(read_texts(task.shard, kept_documents(task.shard, task.duplicates))):

@@ -3,13 +3,16 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from trainyard_api.errors import ConfigurationError, DataError
+from trainyard_api.errors import ConfigurationError, DataError, TrainyardError
 from trainyard_api.spec import TokenizerTraining
+from trainyard_trainer.data.alphabet import count_characters, most_frequent
 from trainyard_trainer.data.special_tokens import TRAINED, Objective
 
 MAXIMUM_TRAINING_CHARACTERS = 1 << 28
@@ -21,41 +24,53 @@ LONGEST_WORD = 256
 IMPROBABLE = -1.0e4
 """Logarithm of the probability of the special entries of a Unigram model."""
 
+SCORE_DIGITS = 6
+"""Digits of a Unigram score that are kept; those after the twelfth depend on the order of summation."""
+
+ALPHABET_FRACTION = 0.25
+"""Part of a WordPiece or Unigram vocabulary that single characters may take; the rarest ones become unknown."""
+
 RECIPE = "trainyard tokenizers version 1"
 """Part of the step's key, so that a change of what is built below trains anew."""
 
 _LONG_WORDS = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
-def train_tokenizer(spec: TokenizerTraining, objective: Objective, texts: Iterable[str]) -> Tokenizer:
+def train_tokenizer(
+    spec: TokenizerTraining, objective: Objective, texts: Callable[[], Iterable[str]]
+) -> Tokenizer:
     """Train a tokenizer; equal texts in equal order give an equal one.
+
+    The library visits words in an order that differs from process to process. What depends on it is fixed here: the
+    alphabet of WordPiece before training, the last digits of Unigram's scores after it. (Which of two Unigram pieces with
+    equal loss stays is beyond reach, and may differ.)
 
     Args:
         spec: what to train.
         objective: decides the special tokens.
-        texts: the training text.
+        texts: gives the training text, each time it is called.
 
     Raises:
         ConfigurationError: the vocabulary is too small for the algorithm.
         DataError: the text is not enough.
     """
-    special = TRAINED[objective]
+    special = list(TRAINED[objective].values())
     check_vocabulary_size(spec, objective)
-    tokenizer = _untrained(spec, special["unk"])
-    with parallel_tokenizers(parallel=False):
-        try:
-            tokenizer.train_from_iterator(_without_long_words(texts), _trainer(spec, list(special.values())))
-        except BaseException as error:
-            if not isinstance(error, Exception) or isinstance(error, DataError):
-                raise
-            raise DataError(
-                "spec.tokenizer.train",
-                f"no tokenizer could be trained: {error}",
-                "Give more text, or another algorithm",
-            ) from error
+    tokenizer = _untrained(spec, TRAINED[objective]["unk"])
+    if spec.algorithm == "BPE":
+        _train(tokenizer, _trainer(spec, special), texts())
+    else:
+        counts = count_characters(texts())
+        alphabet = most_frequent(counts, int(spec.vocabulary_size * ALPHABET_FRACTION))
+        rare = rare_characters(counts, alphabet)
+        known = (rare.sub(" ", text) for text in texts()) if rare else texts()
+        if spec.algorithm == "WordPiece":
+            suffixes = [f"##{character}" for character in continuing_characters(tokenizer, alphabet)]
+            _train(tokenizer, _trainer(spec, special + suffixes), known)
+        else:
+            _train(tokenizer, _trainer(spec, special), known)
     _check_trained(tokenizer, spec, len(special))
-    if spec.algorithm == "Unigram":
-        tokenizer = _without_special_pieces(tokenizer, list(special.values()))
+    tokenizer = _canonical(tokenizer, special)
     tokenizer.post_processor = _post_processor(tokenizer, objective)
     return tokenizer
 
@@ -151,16 +166,61 @@ def _post_processor(tokenizer: Tokenizer, objective: Objective) -> processors.Te
     )
 
 
-def _without_special_pieces(tokenizer: Tokenizer, special: list[str]) -> Tokenizer:
-    """Make the special entries so improbable that text which spells one never becomes it.
+def _train(tokenizer: Tokenizer, trainer: trainers.Trainer, texts: Iterable[str]) -> None:
+    with parallel_tokenizers(parallel=False):
+        try:
+            tokenizer.train_from_iterator(_without_long_words(texts), trainer)
+        except (TrainyardError, OSError):
+            raise
+        except Exception as error:
+            problem = f"no tokenizer could be trained: {error}"
+            raise DataError(
+                "spec.tokenizer.train", problem, "Give more text, or take another algorithm"
+            ) from error
 
-    The trainer gives them the logarithm of probability 0, that is certainty.
-    """
-    content = json.loads(tokenizer.to_str())
-    content["model"]["vocab"] = [
-        [piece, IMPROBABLE if piece in special else score] for piece, score in content["model"]["vocab"]
+
+def continuing_characters(tokenizer: Tokenizer, alphabet: str) -> list[str]:
+    """The characters, as normalised, that may stand inside a word, ascending."""
+    normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    assert normalizer is not None  # noqa: S101 - WordPiece always has both
+    assert pre_tokenizer is not None  # noqa: S101 - as above
+    normalized = {part for character in alphabet for part in normalizer.normalize_str(character)}
+    return [
+        part
+        for part in sorted(normalized)
+        if len(pre_tokenizer.pre_tokenize_str("a" + part)) == 1 and part.strip()
     ]
+
+
+def rare_characters(counts: NDArray[np.int64], alphabet: str) -> re.Pattern[str] | None:
+    """A pattern of the characters that occur but are not in the alphabet, or None when there are none."""
+    rare = set(map(chr, np.flatnonzero(counts).tolist())) - set(alphabet)
+    return re.compile("[" + "".join(map(re.escape, sorted(rare))) + "]") if rare else None
+
+
+def _canonical(tokenizer: Tokenizer, special: list[str]) -> Tokenizer:
+    """The tokenizer without what differs from one training to the next, and with only the special tokens added."""
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in special]
+    if content["model"]["type"] == "Unigram":
+        content["model"]["vocab"] = canonical_pieces(content["model"]["vocab"], special)
     return Tokenizer.from_str(json.dumps(content))
+
+
+def canonical_pieces(vocabulary: list[tuple[str, float]], special: list[str]) -> list[tuple[str, float]]:
+    """Unigram pieces in an order, and with scores, that do not depend on the order in which words were visited.
+
+    Special entries get a score so low that text which spells one never becomes it (the trainer gives them the logarithm
+    of probability 1). Single characters below every longer piece are there only so that all text can be spelled; the
+    trainer gives them falling scores in the order of its visit, here they fall in the order of the code points.
+    """
+    pieces = {piece: round(score, SCORE_DIGITS) for piece, score in vocabulary if piece not in special}
+    least = min((score for piece, score in pieces.items() if len(piece) > 1), default=0.0)
+    spelling = [piece for piece, score in pieces.items() if len(piece) == 1 and score < least]
+    scores = sorted((pieces[piece] for piece in spelling), reverse=True)
+    pieces |= dict(zip(sorted(spelling), scores, strict=True))
+    ordered = sorted(pieces.items(), key=lambda item: (-item[1], item[0]))
+    return [*((token, IMPROBABLE) for token in special), *ordered]
 
 
 def _without_long_words(texts: Iterable[str]) -> Iterator[str]:

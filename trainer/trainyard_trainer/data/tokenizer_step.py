@@ -52,11 +52,12 @@ def train_in_process(task: TrainingTask, advance: Advance) -> tuple[str, int]:
 
     def texts() -> Iterator[str]:
         nonlocal num_characters
+        num_characters = 0
         for text in _training_texts(task, advance):
             num_characters += len(text)
             yield text
 
-    tokenizer = train_tokenizer(task.spec, task.objective, texts())
+    tokenizer = train_tokenizer(task.spec, task.objective, texts)
     return tokenizer.to_str(), num_characters
 
 
