@@ -16,7 +16,6 @@ from trainyard_trainer.checkpoint import (
     CheckpointManifest,
     PieceReader,
     TrainState,
-    checkpoint_name,
     committed_checkpoints,
     damage,
     delete_old_checkpoints,
@@ -24,6 +23,7 @@ from trainyard_trainer.checkpoint import (
     load_model_weights,
     newest_sound,
 )
+from trainyard_trainer.checkpoint_steps import checkpoint_name
 
 WEIGHT = torch.arange(12, dtype=torch.float32)
 

@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from trainyard_api.errors import DataError, StorageFullError, TransientError
 from trainyard_api.model import ApiModel
 from trainyard_api.policy.retention import checkpoints_to_delete
+from trainyard_trainer.checkpoint_steps import MANIFEST, checkpoint_name
 from trainyard_trainer.distributed import Ranks
 from trainyard_trainer.engine import Engine
 from trainyard_trainer.engine_state import (
@@ -47,7 +48,6 @@ from trainyard_trainer.engine_state import (
 from trainyard_trainer.progress import timestamp, write_json_atomically
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 WHOLE = "whole:"
 """Prefix of the kind of optimizer state that is not element-wise."""
 
@@ -119,11 +119,6 @@ class CommittedCheckpoint:
     def committed_at(self) -> str:
         """When it was committed, RFC 3339."""
         return self.manifest.committed_at
-
-
-def checkpoint_name(step: int) -> str:
-    """Name of the folder of a step's checkpoint; names sort by step."""
-    return f"step-{step:08d}"
 
 
 def is_committed(folder: Path, step: int) -> bool:

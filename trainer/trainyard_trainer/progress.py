@@ -58,9 +58,14 @@ def _read_records(path: Path, record_type: type[RecordType]) -> Iterator[RecordT
 def read_history(run_folder: Path) -> list[HistoryRecord]:
     """One record per step and kind, by step; of repeated steps (after a resume) the last written one."""
     newest: dict[tuple[int, bool], HistoryRecord] = {}
-    for record in _read_records(run_folder / File.HISTORY, HistoryRecord):
+    for record in read_history_lines(run_folder):
         newest[record.step, record.evaluation_loss is not None] = record
     return [newest[key] for key in sorted(newest)]
+
+
+def read_history_lines(run_folder: Path) -> Iterator[HistoryRecord]:
+    """Every record in the order it was written, steps that were done again included."""
+    return _read_records(run_folder / File.HISTORY, HistoryRecord)
 
 
 def read_events(run_folder: Path) -> list[EventRecord]:

@@ -44,11 +44,12 @@ STOP_POLL_BATCHES = 8
 """Forward passes of an evaluation between two looks at the stop flag."""
 
 
-def train(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ExitCode:
+def train(plan: RunPlan, *, stop: StopRequest, clock: Callable[[], float] = time.time) -> ExitCode:
     """Train one rank until the budget is spent or it is told to stop.
 
     Args:
         plan: the run; rank and rendezvous come from the environment (see `distributed.join_gang`).
+        stop: whether this process was told to stop.
         clock: Unix time in seconds.
 
     Returns:
@@ -58,8 +59,6 @@ def train(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ExitCode:
         TrainyardError: what is wrong, where, and whether a retry helps.
     """
     startup = Startup(clock, psutil.Process().create_time())
-    stop = StopRequest()
-    stop.install()
     startup.mark("importSeconds")
 
     ranks = join_gang(plan)

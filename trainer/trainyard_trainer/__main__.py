@@ -1,0 +1,28 @@
+"""The `trainyard` command."""
+
+import errno
+import sys
+
+from trainyard_api.errors import TrainyardError
+from trainyard_api.names import ExitCode
+from trainyard_trainer.cli import app
+
+
+def main() -> None:
+    """Run a command; errors with a remedy go to standard error without a traceback, and decide the exit code."""
+    try:
+        app(standalone_mode=True)
+    except TrainyardError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(
+            f"{error.filename or 'the run folder'}: no space is left. Free space and run again\n"
+        )
+        sys.exit(ExitCode.STORAGE_FULL)
+
+
+if __name__ == "__main__":
+    main()

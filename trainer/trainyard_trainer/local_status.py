@@ -1,0 +1,96 @@
+"""The status of a local run, in the shape of the resource's: what happened goes in, `status.json` comes out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainyard_api.names import ConditionType, Reason
+from trainyard_api.policy.conditions import derive_phase, set_condition
+from trainyard_api.progress import ProgressReport
+from trainyard_api.status import Accounting, Attempt, Failure, ModelStatus, TrainingRunStatus
+from trainyard_trainer.progress import timestamp
+
+KEPT_ATTEMPTS = 20
+WRITE_INTERVAL_SECONDS = 1.0
+
+Outcome = Literal["Running", "Succeeded", "Failed", "Preempted"]
+Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass
+class StatusKeeper:
+    """Holds the status and writes it at every transition, otherwise at most once a second.
+
+    Attributes:
+        status: the current status.
+        write: where it goes.
+        clock: Unix time in seconds.
+    """
+
+    status: TrainingRunStatus
+    write: Callable[[TrainingRunStatus], None]
+    clock: Callable[[], float]
+    _last_write: float = field(default=float("-inf"))
+
+    def condition(self, kind: ConditionType, truth: Truth, reason: Reason, message: str = "") -> None:
+        """Set a condition; the phase follows from all of them."""
+        conditions = set_condition(
+            self.status.conditions, kind, truth, reason, message, now=timestamp(self.clock())
+        )
+        self._change(conditions=conditions, phase=derive_phase(conditions))
+
+    def start_attempt(self) -> int:
+        """Begin an attempt and return its number."""
+        previous = self.status.attempts
+        number = previous[-1].number + 1 if previous else 0
+        attempt = Attempt(number=number, started_at=timestamp(self.clock()))
+        self._change(attempt=number, attempts=[*previous, attempt][-KEPT_ATTEMPTS:])
+        return number
+
+    def end_attempt(self, outcome: Outcome, failure: Failure | None) -> None:
+        """End the current attempt."""
+        ended = self.status.attempts[-1].model_copy(
+            update={"finished_at": timestamp(self.clock()), "outcome": outcome, "failure": failure}
+        )
+        self._change(attempts=[*self.status.attempts[:-1], ended])
+
+    def close_broken_attempts(self) -> None:
+        """End attempts that a killed runner left open."""
+        now = timestamp(self.clock())
+        attempts = [
+            attempt.model_copy(update={"finished_at": now, "outcome": "Failed"})
+            if attempt.finished_at is None
+            else attempt
+            for attempt in self.status.attempts
+        ]
+        self._change(attempts=attempts)
+
+    def restarted(self) -> None:
+        """Count a restart."""
+        self._change(restarts=self.status.restarts + 1)
+
+    def progress(self, report: ProgressReport | None) -> None:
+        """Take over what the processes tell of the current attempt."""
+        if report is None or report.attempt != self.status.attempt:
+            return
+        self.status = self.status.model_copy(
+            update={"progress": report.progress, "checkpoint": report.checkpoint or self.status.checkpoint}
+        )
+        if self.clock() - self._last_write >= WRITE_INTERVAL_SECONDS:
+            self._write()
+
+    def model(self, model: ModelStatus) -> None:
+        """Tell of the exported model."""
+        self._change(model=model)
+
+    def accounting(self, accounting: Accounting) -> None:
+        """Tell where the time went."""
+        self._change(accounting=accounting)
+
+    def _change(self, **fields: object) -> None:
+        self.status = self.status.model_copy(update=fields)
+        self._write()
+
+    def _write(self) -> None:
+        self._last_write = self.clock()
+        self.write(self.status)

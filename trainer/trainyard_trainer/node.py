@@ -1,0 +1,131 @@
+"""The process of one node: a torchrun agent that starts this node's ranks, in a pod and on a laptop alike.
+
+The agent comes from torch.distributed.elastic, with static rendezvous and without restarts of its own: the back end
+restarts gangs. It is told to leave SIGTERM and SIGINT to this module, which passes them on once and waits for the
+ranks to save; the stock agent would kill them after 30 seconds.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import psutil
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from trainyard_api.names import Environment, ExitCode
+from trainyard_api.plan import RunPlan
+from trainyard_api.policy.failure import ProcessEnd, first_failure
+from trainyard_trainer.exit_records import read_exit_record
+from trainyard_trainer.lifeline import die_with_runner
+
+MONITOR_INTERVAL_SECONDS = 0.1
+SURVIVOR_TIMEOUT_SECONDS = 5
+"""How long ranks may live on after one of them has failed: a gang that lost a rank cannot save."""
+
+UNHANDLED_SIGNAL = "SIGHUP"
+"""The only signal that the agent keeps for itself."""
+
+STOPPED_CODES = frozenset({ExitCode.PREEMPTED, 128 + signal.SIGTERM, 128 + signal.SIGINT})
+
+
+class RankLogs(LogsSpecs):  # type: ignore[misc]
+    """Sends the output of each rank to `rank-N.log`, N being the global rank."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(log_dir=str(folder))
+        self._folder = folder
+
+    @property
+    def root_log_dir(self) -> str:
+        """Folder of the logs."""
+        return str(self._folder)
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """A file per local rank; the rank sends its standard error there too."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        files = {local: str(self._folder / f"rank-{env['RANK']}.log") for local, env in envs.items()}
+        return LogsDest(
+            stdouts=files, stderrs=dict.fromkeys(envs, ""), error_files=dict.fromkeys(envs, os.devnull)
+        )
+
+
+class StopForwarder:
+    """Passes SIGTERM and SIGINT on to the ranks."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> None:
+        """Take both signals; must be called in the main thread."""
+        signal.signal(signal.SIGTERM, self._forward)
+        signal.signal(signal.SIGINT, self._forward)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        first, self.requested = not self.requested, True
+        ranks = psutil.Process().children()
+        if not ranks:
+            # Still meeting the other nodes: nothing to save.
+            raise SystemExit(ExitCode.PREEMPTED)
+        if first:
+            for rank in ranks:
+                rank.send_signal(signal.SIGTERM)
+
+
+def run_node(plan_file: Path, environment: Mapping[str, str]) -> int:
+    """Run this node's ranks to their end and return the exit code of the first that failed, or 0."""
+    die_with_runner()
+    stop = StopForwarder()
+    stop.install()
+    plan = RunPlan.model_validate_json(plan_file.read_bytes())
+    command = ("-m", "trainyard_trainer", "rank", "--plan", str(plan_file))
+    try:
+        elastic_launch(launch_config(plan, environment), sys.executable)(*command)
+    except ChildFailedError as error:
+        ends = [_process_end(plan, rank, failure) for rank, failure in error.failures.items()]
+        return exit_code_of(ends, stop_requested=stop.requested)
+    return ExitCode.SUCCEEDED
+
+
+def launch_config(plan: RunPlan, environment: Mapping[str, str]) -> LaunchConfig:
+    """What torchrun would make of the plan's environment."""
+    address, port = environment[Environment.MASTER_ADDRESS], environment[Environment.MASTER_PORT]
+    num_nodes = int(environment[Environment.NODES])
+    return LaunchConfig(
+        min_nodes=num_nodes,
+        max_nodes=num_nodes,
+        nproc_per_node=int(environment[Environment.PROCESSES_PER_NODE]),
+        run_id=f"{plan.namespace}-{plan.name}-{plan.attempt}",
+        role="rank",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{address}:{port}",
+        rdzv_configs={"rank": int(environment[Environment.NODE_RANK])},
+        max_restarts=0,
+        monitor_interval=MONITOR_INTERVAL_SECONDS,
+        logs_specs=RankLogs(Path(plan.paths.logs)),
+        signals_to_handle=UNHANDLED_SIGNAL,
+        shutdown_timeout=SURVIVOR_TIMEOUT_SECONDS,
+    )
+
+
+def exit_code_of(ends: list[ProcessEnd], *, stop_requested: bool) -> int:
+    """The code of the rank that failed first; ranks that only followed a stop count as preempted."""
+    failure = first_failure(ends)
+    if failure is None:
+        return ExitCode.SUCCEEDED
+    if stop_requested and failure.exit_code in STOPPED_CODES:
+        return ExitCode.PREEMPTED
+    return failure.exit_code
+
+
+def _process_end(plan: RunPlan, rank: int, failure: ProcessFailure) -> ProcessEnd:
+    record = read_exit_record(Path(plan.paths.logs), rank)
+    return ProcessEnd(
+        exit_code=failure.exitcode, ended_at=failure.timestamp or time.time(), rank=rank, record=record
+    )

@@ -1,0 +1,38 @@
+"""A plan in words: what `trainyard plan` prints."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from trainyard_api.plan import RunPlan
+from trainyard_trainer.models.size import estimate
+
+MIB = 2**20
+
+
+def plan_lines(plan: RunPlan) -> Iterator[str]:
+    """Stages and processes, the batch arithmetic, parameters and memory."""
+    batch = plan.batch
+    yield f"run {plan.name}, folder {plan.paths.run_folder}"
+    yield (
+        f"batch {batch.global_batch_size} rows = {batch.micro_batch_size} (micro) x "
+        f"{batch.accumulation_steps} (accumulation) x {batch.world_size} (processes)"
+    )
+    tokens = batch.global_batch_size * plan.spec.data.sequence_length
+    yield f"tokens per optimizer step at most {tokens:,}"
+    yield from size_lines(plan)
+    for stage in plan.stages:
+        yield f"stage {stage.stage}: {len(stage.nodes)} node(s)"
+        for node in stage.nodes:
+            environment = [f"{name}={value}" for name, value in node.env.items()]
+            yield f"  node {node.index}: {' '.join([*environment, *node.argv])}"
+
+
+def size_lines(plan: RunPlan) -> Iterator[str]:
+    """Parameters and the memory estimate of one process."""
+    size = estimate(plan)
+    assumed = " (vocabulary assumed)" if size.vocabulary_is_assumed else ""
+    yield f"parameters {size.parameters.total:,}, of them {size.parameters.embedding:,} embedding{assumed}"
+    yield f"arithmetic {size.flops_per_token:,.0f} FLOP per token"
+    yield f"memory per process about {size.memory.total / MIB:,.0f} MiB"
+    for name, num_bytes in asdict(size.memory).items():
+        yield f"  {name.replace('_', ' ')} {num_bytes / MIB:,.1f} MiB"

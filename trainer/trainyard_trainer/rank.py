@@ -1,0 +1,78 @@
+"""The process of one rank: from `train` to an exit code and a record of why it left."""
+
+import errno
+import faulthandler
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from trainyard_api.errors import StorageFullError, TrainyardError, TransientError
+from trainyard_api.names import ExitCode, Reason
+from trainyard_api.plan import RunPlan
+from trainyard_api.progress import ExitRecord
+from trainyard_trainer.exit_records import write_exit_record
+from trainyard_trainer.lifeline import die_with_parent
+from trainyard_trainer.progress import timestamp
+from trainyard_trainer.signals import StopRequest
+
+LOST_PEER_WORDS = (
+    "Connection closed by peer",
+    "Connection reset",
+    "Broken pipe",
+    "Timed out",
+    "NCCL",
+    "Gloo",
+)
+
+
+def run_rank(plan_file: Path) -> NoReturn:
+    """Train this rank and leave by the code that says how it went.
+
+    Leaves by `os._exit`: threads of communication libraries that still run when the interpreter is taken down have been
+    seen to abort a process whose work was done and recorded.
+    """
+    stop = StopRequest()
+    stop.install()
+    die_with_parent()
+    os.dup2(1, 2)
+    faulthandler.enable()
+    plan = RunPlan.model_validate_json(plan_file.read_bytes())
+    rank = int(os.environ.get("RANK", "0"))
+    code, reason, message = _train(plan, stop)
+    record = ExitRecord(
+        rank=rank, exit_code=code, reason=reason, message=message, time=timestamp(time.time())
+    )
+    write_exit_record(Path(plan.paths.logs), record)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _train(plan: RunPlan, stop: StopRequest) -> tuple[ExitCode, Reason, str]:
+    from trainyard_trainer.train import train  # noqa: PLC0415 - torch and DeepSpeed load after the signal handler
+
+    try:
+        code = train(plan, stop=stop)
+    except Exception as error:  # noqa: BLE001 - the process ends here; every error becomes a code and a record
+        traceback.print_exc()
+        known = translate(error)
+        return known.exit_code, known.reason, str(known)
+    return code, Reason.PREEMPTED if code is ExitCode.PREEMPTED else Reason.STAGE_FINISHED, ""
+
+
+def translate(error: Exception) -> TrainyardError:
+    """The error of Trainyard that stands for any error of a rank."""
+    if isinstance(error, TrainyardError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(
+            str(error.filename or "the run folder"), "no space is left", "Free space and start the run again"
+        )
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in LOST_PEER_WORDS):
+        return TransientError("the gang", f"another process was lost ({error})", "The gang starts again")
+    return TrainyardError(
+        "the trainer", f"{type(error).__name__}: {error}", "The log has the traceback; please report it"
+    )

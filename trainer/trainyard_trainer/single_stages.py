@@ -1,0 +1,87 @@
+"""The processes of the stages that are no gang: Prepare and Export."""
+
+import os
+import time
+from pathlib import Path
+
+from trainyard_api.names import ExitCode, File, Stage
+from trainyard_api.plan import RunPlan
+from trainyard_api.progress import ProgressReport
+from trainyard_api.status import Progress
+from trainyard_trainer.lifeline import die_with_runner
+from trainyard_trainer.progress import timestamp, write_json_atomically
+from trainyard_trainer.signals import StopRequest
+
+MODEL_STATUS = "model_status.json"
+"""Where Export tells the runner what it made, in the folder of the attempt's logs."""
+
+
+class PrepareReporter:
+    """Turns what the preparation tells into progress reports."""
+
+    def __init__(self, run_folder: Path, attempt: int) -> None:
+        self._file = run_folder / File.PROGRESS
+        self._attempt = attempt
+        self._step = ""
+        self._started = 0.0
+
+    def __call__(self, step: str, done: int, total: int | None, unit: str) -> None:
+        """Report one step's state, with its rate and the time it still takes."""
+        now = time.time()
+        if step != self._step:
+            self._step, self._started = step, now
+        elapsed = now - self._started
+        rate = done / elapsed if elapsed > 0 else 0.0
+        progress = Progress(
+            stage=Stage.PREPARE,
+            detail=f"{step}: {amount(done, unit)}{f' of {amount(total, unit)}' if total else ''}"
+            + (f", {amount(round(rate), unit)}/s" if rate else ""),
+            percent=round(100.0 * done / total, 1) if total else 0.0,
+            eta_seconds=round((total - done) / rate) if total and rate else None,
+            updated_at=timestamp(now),
+        )
+        write_json_atomically(self._file, ProgressReport(attempt=self._attempt, progress=progress))
+
+
+def amount(number: int, unit: str) -> str:
+    """A number of bytes in MB, of anything else with separators: `12.5 MB`, `1,234 documents`."""
+    return f"{number / 1e6:.1f} MB" if unit == "bytes" else f"{number:,} {unit}"
+
+
+def run_prepare(plan_file: Path, cores: int) -> int:
+    """Prepare the data of a plan.
+
+    Raises:
+        TrainyardError: what is wrong with a source.
+    """
+    from trainyard_trainer.data.prepare import prepare  # noqa: PLC0415 - after the signal handler
+
+    die_with_runner()
+    stop = StopRequest()
+    stop.install()
+    plan = RunPlan.model_validate_json(plan_file.read_bytes())
+    reporter = PrepareReporter(Path(plan.paths.run_folder), plan.attempt)
+    prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
+    return ExitCode.SUCCEEDED
+
+
+def cores_of(plan: RunPlan) -> int:
+    """The cores that training would use on this node, or all that the process may use."""
+    return plan.threads_per_process * plan.batch.world_size or len(os.sched_getaffinity(0))
+
+
+def run_export(plan_file: Path) -> int:
+    """Export the model of a plan.
+
+    Raises:
+        TrainyardError: there is no checkpoint, or it does not give the model that the plan describes.
+    """
+    from trainyard_trainer.export import export  # noqa: PLC0415 - torch loads after the lifeline
+
+    die_with_runner()
+    plan = RunPlan.model_validate_json(plan_file.read_bytes())
+    status = export(plan)
+    logs = Path(plan.paths.logs)
+    logs.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(logs / MODEL_STATUS, status)
+    return ExitCode.SUCCEEDED

@@ -1,0 +1,141 @@
+"""One stage on this machine: start its processes, watch them, and end them all when one fails."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainyard_api.names import ExitCode, Stage
+from trainyard_api.plan import RunPlan
+from trainyard_api.policy.failure import ProcessEnd, first_failure, normalized_exit_code
+from trainyard_api.status import Failure
+from trainyard_trainer.exit_records import read_exit_records
+from trainyard_trainer.processes import ChildProcess, log_tail, started, wait_a_moment
+
+SETTLE_SECONDS = 0.5
+"""How long the ends of other processes are collected after the first failure, to find the cause among them."""
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """How a stage ended."""
+
+    exit_code: int
+    """0, or the code of the process that failed first; 128 + n for death by signal n."""
+    failure: Failure | None = None
+    """The evidence."""
+
+
+@dataclass
+class StopControl:
+    """What the runner was asked to do, by signals or by a deadline."""
+
+    requested: bool = False
+    """Whether the run is to stop after a checkpoint."""
+    insisted: bool = False
+    """Whether it is to stop at once."""
+    deadline_exceeded: bool = False
+    """Whether the active deadline is what stops it."""
+
+    def ask(self) -> None:
+        """Ask to stop; asked twice, insist."""
+        self.insisted = self.requested
+        self.requested = True
+
+
+def run_stage(
+    plan: RunPlan,
+    stage: Stage,
+    stop: StopControl,
+    tick: Callable[[], None],
+    *,
+    clock: Callable[[], float],
+    grace_seconds: float,
+) -> StageOutcome:
+    """Run the processes of a stage to their end.
+
+    Args:
+        plan: the run.
+        stage: which stage.
+        stop: read all the time.
+        tick: called about ten times a second.
+        clock: Unix time in seconds.
+        grace_seconds: how long processes may take to save after they were asked to stop.
+    """
+    logs = Path(plan.paths.logs)
+    with started(plan.stage(stage).nodes, logs, stage, os.environ) as children:
+        watch(children, stop, tick, clock=clock, grace_seconds=grace_seconds)
+    now = clock()
+    failure = first_failure(process_ends(children, stage, logs, now))
+    if failure is None:
+        return StageOutcome(ExitCode.SUCCEEDED)
+    if stop.deadline_exceeded:
+        return StageOutcome(ExitCode.DEADLINE_EXCEEDED, failure)
+    return StageOutcome(failure.exit_code, failure)
+
+
+def watch(
+    children: list[ChildProcess],
+    stop: StopControl,
+    tick: Callable[[], None],
+    *,
+    clock: Callable[[], float],
+    grace_seconds: float,
+) -> None:
+    """Return when all processes have ended, or some have failed and the rest must be ended."""
+    asked_at: float | None = None
+    failed_at: float | None = None
+    while True:
+        now = clock()
+        codes = [child.poll(now) for child in children]
+        if all(code is not None for code in codes):
+            return
+        if failed_at is None and any(code for code in codes):
+            failed_at = now
+        if stop.requested and asked_at is None:
+            asked_at = now
+            for child in children:
+                child.send(signal.SIGTERM)
+        out_of_patience = asked_at is not None and (stop.insisted or now - asked_at > grace_seconds)
+        settled = failed_at is not None and asked_at is None and now - failed_at > SETTLE_SECONDS
+        if out_of_patience or settled:
+            for child, code in zip(children, codes, strict=True):
+                child.stopped = code is None
+            return
+        tick()
+        wait_a_moment()
+
+
+def process_ends(children: list[ChildProcess], stage: Stage, logs: Path, now: float) -> list[ProcessEnd]:
+    """How every process of the stage ended; for training, ranks as far as they told, else their agents."""
+    records = read_exit_records(logs) if stage is Stage.TRAIN else {}
+    ends = [
+        ProcessEnd(
+            exit_code=child.popen.returncode,
+            ended_at=child.ended_at or now,
+            pod=f"node-{child.index}",
+            log_tail=log_tail(child.log),
+            stopped=child.stopped,
+        )
+        for child in children
+    ]
+    if all(end.exit_code == ExitCode.SUCCEEDED for end in ends):
+        return ends
+    told = [
+        ProcessEnd(
+            exit_code=record.exit_code,
+            ended_at=min(end.ended_at for end in ends),
+            rank=rank,
+            log_tail=log_tail(logs / f"rank-{rank}.log"),
+            record=record,
+        )
+        for rank, record in records.items()
+        if record.exit_code and any(_is_code_of(end, record.exit_code) for end in ends)
+    ]
+    explained = {end.exit_code for end in told}
+    return told + [end for end in ends if normalized_exit_code(end.exit_code) not in explained]
+
+
+def _is_code_of(end: ProcessEnd, exit_code: int) -> bool:
+    return normalized_exit_code(end.exit_code) == exit_code and not end.stopped
