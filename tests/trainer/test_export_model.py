@@ -23,12 +23,12 @@ from trainyard_api.plan import Rendezvous, plan_run
 from trainyard_api.spec import Architecture, TrainingRun
 from trainyard_trainer import export as export_module
 from trainyard_trainer.checkpoint import (
-    MANIFEST,
     CheckpointFile,
     CheckpointManifest,
     TrainState,
     checkpoint_name,
 )
+from trainyard_trainer.checkpoint_steps import MANIFEST
 from trainyard_trainer.engine_state import WEIGHT
 from trainyard_trainer.export import export
 from trainyard_trainer.model_card import code_span

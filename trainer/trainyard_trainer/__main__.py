@@ -9,7 +9,7 @@ from trainyard_trainer.cli import app
 
 
 def main() -> None:
-    """Run a command; errors with a remedy go to standard error without a traceback, and decide the exit code."""
+    """Run a command; an error becomes a line with a remedy and the exit code, without a traceback."""
     try:
         app(standalone_mode=True)
     except TrainyardError as error:

@@ -1,4 +1,4 @@
-"""The steps that have a committed checkpoint, by the names of their folders: for processes that do not load torch."""
+"""The steps that have a committed checkpoint, by the names of their folders: without loading torch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The commands of `trainyard`. Each loads what it needs when it is called, so that help and validation stay fast."""
+"""The commands of `trainyard`; each loads what it needs when it is called, so that help stays fast."""
 
 import sys
 from pathlib import Path
@@ -21,15 +21,13 @@ RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A TrainingRun in 
 Output = Annotated[Path, typer.Option("--output", help="Storage root; the run folder is FOLDER/NAME in it.")]
 Mounts = Annotated[
     list[str] | None,
-    typer.Option(
-        "--mount", metavar="HOST:PATH", help="Read sources below PATH from HOST, as a volume mount would."
-    ),
+    typer.Option("--mount", metavar="HOST:PATH", help="Read sources below PATH from HOST, like a volume."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913, PLR0917 - the options of the command
     file: RunFile,
     output: Output = Path("runs"),
     mount: Mounts = None,

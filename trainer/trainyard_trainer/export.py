@@ -16,12 +16,12 @@ from trainyard_api.errors import ConfigurationError, DataError, StorageFullError
 from trainyard_api.plan import RunPlan
 from trainyard_api.status import ModelStatus
 from trainyard_trainer.checkpoint import (
-    MANIFEST,
     CommittedCheckpoint,
     damage,
     latest_committed,
     load_model_weights,
 )
+from trainyard_trainer.checkpoint_steps import MANIFEST
 from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.model_card import render_model_card
 from trainyard_trainer.models.build import AUTO_CLASSES, build_config

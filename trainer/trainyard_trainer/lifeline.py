@@ -1,7 +1,7 @@
 """No process outlives the one that started it, also when that one is killed with SIGKILL.
 
-The local runner gives its children a pipe as standard input and never writes to it: when the runner is gone, they
-read its end. In a pod standard input is no pipe and nothing is watched. A rank dies with its agent by
+The local runner gives its children a pipe as standard input and never writes to it: when the runner is gone,
+they read its end. In a pod standard input is no pipe and nothing is watched. A rank dies with its agent by
 PR_SET_PDEATHSIG, which Linux offers.
 """
 

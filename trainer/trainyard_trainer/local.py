@@ -1,7 +1,7 @@
 """The local back end of the plan: a whole run on this machine. Read `run_local` first.
 
-The runner owns the run folder, starts each stage of the plan as processes, watches them, and lets the policies that the
-operator uses decide what follows the end of an attempt.
+The runner owns the run folder, starts each stage of the plan as processes, watches them, and lets the
+policies that the operator uses decide what follows the end of an attempt.
 """
 
 import os

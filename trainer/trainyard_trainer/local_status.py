@@ -1,4 +1,4 @@
-"""The status of a local run, in the shape of the resource's: what happened goes in, `status.json` comes out."""
+"""The status of a local run, in the shape of the resource's, from what happened to `status.json`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """The process of one node: a torchrun agent that starts this node's ranks, in a pod and on a laptop alike.
 
-The agent comes from torch.distributed.elastic, with static rendezvous and without restarts of its own: the back end
-restarts gangs. It is told to leave SIGTERM and SIGINT to this module, which passes them on once and waits for the
-ranks to save; the stock agent would kill them after 30 seconds.
+The agent comes from torch.distributed.elastic, with static rendezvous and without restarts of its own: the
+back end restarts gangs. It is told to leave SIGTERM and SIGINT to this module, which passes them on once and
+waits for the ranks to save; the stock agent would kill them after 30 seconds.
 """
 
 import os
@@ -34,7 +34,7 @@ UNHANDLED_SIGNAL = "SIGHUP"
 STOPPED_CODES = frozenset({ExitCode.PREEMPTED, 128 + signal.SIGTERM, 128 + signal.SIGINT})
 
 
-class RankLogs(LogsSpecs):  # type: ignore[misc]
+class RankLogs(LogsSpecs):
     """Sends the output of each rank to `rank-N.log`, N being the global rank."""
 
     def __init__(self, folder: Path) -> None:

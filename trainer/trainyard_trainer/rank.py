@@ -31,8 +31,8 @@ LOST_PEER_WORDS = (
 def run_rank(plan_file: Path) -> NoReturn:
     """Train this rank and leave by the code that says how it went.
 
-    Leaves by `os._exit`: threads of communication libraries that still run when the interpreter is taken down have been
-    seen to abort a process whose work was done and recorded.
+    Leaves by `os._exit`: threads of communication libraries that still run when the interpreter is taken down
+    have been seen to abort a process whose work was done and recorded.
     """
     stop = StopRequest()
     stop.install()

@@ -14,7 +14,7 @@ from trainyard_trainer.exit_records import read_exit_records
 from trainyard_trainer.processes import ChildProcess, log_tail, started, wait_a_moment
 
 SETTLE_SECONDS = 0.5
-"""How long the ends of other processes are collected after the first failure, to find the cause among them."""
+"""How long other ends are collected after the first failure, to find the cause among them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StopControl:
         self.requested = True
 
 
-def run_stage(
+def run_stage(  # noqa: PLR0913 - what the runner knows and the plan does not
     plan: RunPlan,
     stage: Stage,
     stop: StopControl,
