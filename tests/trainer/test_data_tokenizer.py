@@ -180,7 +180,7 @@ def test_pieces_of_equal_loss_are_ordered_by_themselves():
 
 def test_a_vocabulary_too_small_for_bytes_is_refused():
     spec = TokenizerTraining(algorithm="BPE", vocabulary_size=256)
-    with pytest.raises(ConfigurationError, match="spec.tokenizer.train.vocabularySize.*262"):
+    with pytest.raises(ConfigurationError, match=r"spec.tokenizer.train.vocabularySize.*262"):
         train_tokenizer(spec, "MaskedLM", lambda: ["text"])
 
 
@@ -194,7 +194,7 @@ def test_rare_characters_become_unknown_instead_of_filling_the_vocabulary(passag
 
 def test_text_that_teaches_nothing_is_refused():
     spec = TokenizerTraining(algorithm="WordPiece", vocabulary_size=600)
-    with pytest.raises(DataError, match="spec.tokenizer.train"):
+    with pytest.raises(DataError, match=r"spec.tokenizer.train"):
         train_tokenizer(spec, "MaskedLM", lambda: [" "])
 
 
@@ -244,7 +244,7 @@ def test_an_unusable_tokenizer_is_refused(content, config, problem, trained):
 
 
 def test_a_missing_or_oversized_tokenizer_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="spec.tokenizer.uri"):
+    with pytest.raises(DataError, match=r"spec.tokenizer.uri"):
         read_existing(str(tmp_path / "nothing"), {})
     (tmp_path / "tokenizer.json").write_bytes(b"x" * 100)
     monkeypatch.setattr("trainyard_trainer.data.existing_tokenizer.MAXIMUM_TOKENIZER_BYTES", 99)

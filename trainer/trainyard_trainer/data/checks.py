@@ -29,12 +29,13 @@ def check_source(step: FinishedStep, source: Source, where: str, maximum_invalid
             f"{where}.uri",
             f"{invalid} of {records} records cannot be used, more than maximumInvalidFraction "
             f"{maximum_invalid_fraction:g} allows: {shown}",
-            f"Correct them ({step.folder / QUARANTINE} lists them), or raise spec.data.preparation.maximumInvalidFraction",
+            f"Correct them ({step.folder / QUARANTINE} lists them), "
+            "or raise spec.data.preparation.maximumInvalidFraction",
         )
     if not counts["documents"]:
         raise DataError(
             f"{where}.uri",
-            f"{source.uri} holds no text: {records} records, {counts['dropped']} documents dropped as too short",
+            f"{source.uri} holds no text ({records} records, {counts['dropped']} documents too short)",
             "Correct the source, or lower spec.data.preparation.minimumCharacters",
         )
 
@@ -50,7 +51,7 @@ def missing_field(source: Source, where: str, fields: list[object] | list[str]) 
 
 
 def check_rows(train: SplitManifest, validation: SplitManifest, spec: TrainingRunSpec) -> None:
-    """Refuse data that does not fill one optimizer step or one evaluation, or a packer that leaves rows half empty.
+    """Refuse data that fills no optimizer step or no evaluation, or a packer that leaves rows half empty.
 
     Raises:
         DataError: names the field.
@@ -65,7 +66,8 @@ def check_rows(train: SplitManifest, validation: SplitManifest, spec: TrainingRu
     if train.rows < batch:
         raise DataError(
             "spec.training.globalBatchSize",
-            f"the training text fills {train.rows} rows of {spec.data.sequence_length} tokens, fewer than one batch of {batch}",
+            f"the training text fills {train.rows} rows of {spec.data.sequence_length} tokens, "
+            f"fewer than one batch of {batch}",
             "Lower globalBatchSize or data.sequenceLength, or add text",
         )
     efficiency = train.tokens / (train.rows * spec.data.sequence_length)
@@ -82,7 +84,8 @@ def packing_warnings(train: SplitManifest, spec: TrainingRunSpec) -> tuple[str, 
     efficiency = train.tokens / (train.rows * spec.data.sequence_length)
     if not spec.data.packing.enabled or efficiency >= LOW_EFFICIENCY:
         return ()
-    return (
+    warning = (
         f"Packed rows are {efficiency:.1%} full: many documents are a little longer than half of "
-        f"sequenceLength {spec.data.sequence_length}; a larger one packs better",
+        f"sequenceLength {spec.data.sequence_length}; a larger one packs better"
     )
+    return (warning,)

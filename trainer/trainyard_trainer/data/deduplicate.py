@@ -1,7 +1,7 @@
 """Step deduplicate: of documents with equal hashes, the first in the order of the sources stays.
 
-Hashes are scattered to partitions on disk by their leading bits, and each partition is sorted in memory, so that memory is
-bounded whatever the number of documents.
+Hashes are scattered to partitions on disk by their leading bits, and each partition is sorted in memory, so
+that memory is bounded whatever the number of documents.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """Text to tokens, exactly as the tokenizer does it but several times as fast.
 
-Words repeat, so each distinct chunk of text is encoded once and looked up afterwards. That is exact only for tokenizers
-that never join text across the borders of chunks; `chunk_rule` knows those. Text that a rule cannot promise anything
-about, and every other tokenizer, goes the plain way. Callers compare samples of both ways at run time (`differs`).
+Words repeat, so each distinct chunk of text is encoded once and looked up afterwards. That is exact only
+for tokenizers that never join text across the borders of chunks; `chunk_rule` knows those. Text that a rule
+cannot promise anything about, and every other tokenizer, goes the plain way. Callers compare samples of
+both ways at run time (`differs`).
 """
 
 import itertools
@@ -21,9 +22,15 @@ MAXIMUM_CACHED_CHARACTERS = 1 << 24
 WORD_MARK = "\u2581"
 
 _EXOTIC_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
-"""White space other than space, tab, LF and CR, on which Python and the tokenizers do not agree everywhere."""
+"""White space other than space, tab, LF and CR, on which Python and the tokenizers do not always agree."""
 
 _SPACE_AND_WORD = re.compile(r"[ \t\n\r]*[^ \t\n\r]+|[ \t\n\r]+")
+_ASCII_WORDS_AND_SIGNS = re.compile(r"[^\s!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+"""How BertPreTokenizer divides ASCII text without white space."""
+
+_ASCII_BYTE_LEVEL = re.compile(r"'(?:[stmd]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
+"""How ByteLevel divides ASCII text: GPT-2's pattern."""
+
 _LOCAL_NORMALIZERS = frozenset({"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"})
 
 
@@ -48,11 +55,13 @@ class ChunkRule:
 
     Attributes:
         split: from a text to its chunks.
-        keeps_space: whether white space belongs to chunks; chunks whose normalised form ends in it are then not safe.
+        keeps_space: whether white space belongs to chunks; chunks whose normalised form ends in it are then
+            not safe.
     """
 
     split: Callable[[str], list[str]]
     keeps_space: bool
+    words: Callable[[str], list[str]] | None
 
 
 def chunk_rule(tokenizer: Tokenizer) -> ChunkRule | None:
@@ -62,17 +71,21 @@ def chunk_rule(tokenizer: Tokenizer) -> ChunkRule | None:
         return None
     if any(_reaches_over_space(token) for token in content["added_tokens"]):
         return None
+    only_special = all(token["special"] for token in content["added_tokens"])
     pre_tokenizer = content["pre_tokenizer"]
     kinds = _kinds(pre_tokenizer, "pretokenizers")
     if kinds and kinds[0] in {"BertPreTokenizer", "WhitespaceSplit"} and kinds[1:] in ([], ["Metaspace"]):
-        return ChunkRule(str.split, keeps_space=False)
+        isolates_signs = kinds == ["BertPreTokenizer"] and only_special
+        words = _ASCII_WORDS_AND_SIGNS.findall if isolates_signs else None
+        return ChunkRule(str.split, keeps_space=False, words=words)
     if kinds == ["ByteLevel"] and pre_tokenizer["use_regex"] and not pre_tokenizer["add_prefix_space"]:
-        return ChunkRule(_SPACE_AND_WORD.findall, keeps_space=True)
+        words = _ASCII_BYTE_LEVEL.findall if content["normalizer"] is None and only_special else None
+        return ChunkRule(_SPACE_AND_WORD.findall, keeps_space=True, words=words)
     return None
 
 
 def marks_words(tokenizer: Tokenizer) -> bool:
-    """Whether words are told apart by the mark of their first token, because nothing splits the text before."""
+    """Whether only the mark of its first token tells a word, because nothing splits the text before."""
     pre_tokenizer = json.loads(tokenizer.to_str())["pre_tokenizer"]
     return pre_tokenizer is None or (
         pre_tokenizer["type"] == "Metaspace" and not pre_tokenizer.get("split", True)
@@ -108,12 +121,14 @@ class ReferenceEncoder:
         first = np.zeros(len(token_ids) + 1, dtype=np.bool_)
         first[np.cumsum(lengths) - lengths] = True
         if self._marked is not None:
-            return first[:-1] | self._marked[token_ids]
+            marked: NDArray[np.bool_] = first[:-1] | self._marked[token_ids]
+            return marked
         words = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
         word_ids = np.fromiter(
             (-1 if word is None else word for word in words), dtype=np.int64, count=len(token_ids)
         )
-        return first[:-1] | (np.diff(word_ids, prepend=-2) != 0)
+        starts: NDArray[np.bool_] = first[:-1] | (np.diff(word_ids, prepend=-2) != 0)
+        return starts
 
 
 class CachedEncoder:
@@ -130,15 +145,36 @@ class CachedEncoder:
         self._table.forget_if_large()
         chunks = [self._rule.split(text) for text in texts]
         flat = list(itertools.chain.from_iterable(chunks))
-        unseen = list(self._table.unseen(flat))
-        if unseen:
-            self._table.add(unseen, self._reference.encode(unseen), self._unsafe(unseen))
+        self._learn(list(self._table.unseen(flat)))
         num_chunks = np.fromiter(map(len, chunks), dtype=np.int64, count=len(chunks))
         encoded, plain = self._table.look_up(flat, num_chunks)
         exotic = [number for number, text in enumerate(texts) if _EXOTIC_SPACE.search(text)]
         if not exotic and not len(plain):
             return encoded
         return self._replaced(encoded, texts, np.union1d(plain, np.array(exotic, dtype=np.int64)))
+
+    def _learn(self, unseen: list[str]) -> None:
+        """Put chunks into the table; those of several words by their words, since signs make them vary."""
+        whole, composed, words = unseen, list[str](), list[list[str]]()
+        if self._rule.words is not None:
+            whole = []
+            for chunk in unseen:
+                parts = self._rule.words(chunk) if chunk.isascii() else []
+                if len(parts) > 1:
+                    composed.append(chunk)
+                    words.append(parts)
+                else:
+                    whole.append(chunk)
+        flat = list(itertools.chain.from_iterable(words))
+        self._encode_whole(list(self._table.unseen([*whole, *flat])))
+        if composed:
+            num_words = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+            encoded, _ = self._table.look_up(flat, num_words)
+            self._table.add(composed, encoded, np.zeros(len(composed), dtype=np.bool_))
+
+    def _encode_whole(self, chunks: list[str]) -> None:
+        if chunks:
+            self._table.add(chunks, self._reference.encode(chunks), self._unsafe(chunks))
 
     def _replaced(
         self, encoded: EncodedTexts, texts: Sequence[str], numbers: NDArray[np.int64]

@@ -1,8 +1,8 @@
 """Step extract: records of one source become normalised documents with hashes, in text shards.
 
-A text shard NAME is NAME.text (UTF-8, document after document), NAME.lengths (uint32 [documents], bytes of each) and
-NAME.hashes (uint64 [documents, 2]). The work is divided into units by file sizes alone, so that the outcome does not
-depend on the number of cores.
+A text shard NAME is NAME.text (UTF-8, document after document), NAME.lengths (uint32 [documents], bytes of
+each) and NAME.hashes (uint64 [documents, 2]). The work is divided into units by file sizes alone, so that
+the outcome does not depend on the number of cores.
 """
 
 import itertools
@@ -190,7 +190,7 @@ def finish_extraction(folder: Path, results: list[ExtractResult], units: list[Un
 
 
 def _write_quarantine(folder: Path, results: list[ExtractResult], units: list[Unit]) -> list[FileRecord]:
-    """Write quarantine.jsonl with lines counted from the start of each file; nothing when no record is invalid."""
+    """Write quarantine.jsonl, lines counted from the start of each file; nothing when all is fine."""
     if not any(result.quarantined for result in results):
         return []
     with HashedFile(folder, QUARANTINE) as file:

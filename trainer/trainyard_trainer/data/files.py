@@ -1,4 +1,4 @@
-"""Files of a prepared folder: written once, hashed while they are written, and checked before they are used."""
+"""Files of a prepared folder: written once, hashed while they are written, checked before they are used."""
 
 import hashlib
 import os
@@ -27,7 +27,10 @@ class HashedFile:
 
     def write(self, data: bytes | NDArray[Any]) -> None:
         """Append bytes, or the bytes of an array."""
-        view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else data
+        if isinstance(data, np.ndarray):
+            view = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        else:
+            view = memoryview(data)
         self._file.write(view)
         self._hash.update(view)
         self._size_bytes += len(view)
@@ -53,7 +56,7 @@ class HashedFile:
         self.abandon()
 
     def abandon(self) -> None:
-        """Let the file go; what was written does not matter, so a disk too full for the rest of it is no error."""
+        """Let the file go; nobody needs it, so a disk too full for the rest of it is no error."""
         with suppress(OSError):
             self._file.close()
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from typing import Any
 
-
 from trainyard_api.model import ApiModel
 
 FORMAT_VERSION = 1

@@ -1,8 +1,8 @@
 """The order in which rows are read: a pure function of seed, epoch and position, in constant memory.
 
-A permutation of 0 .. n-1 is computed entry by entry with a Feistel network over the domain a x b >= n, with a and b
-next to the square root of n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Results outside 0 .. n-1
-are encrypted again (cycle walking), which happens about once in sqrt(n) entries.
+A permutation of 0 .. n-1 is computed entry by entry with a Feistel network over the domain a x b >= n, with
+a and b next to the square root of n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+Results outside 0 .. n-1 are encrypted again (cycle walking), which happens about once in sqrt(n) entries.
 """
 
 import math
@@ -16,7 +16,7 @@ NUM_ROUNDS = 8
 
 
 def mix_64(value: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit numbers that mixes all bits."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit numbers."""
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & UNSIGNED_64
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & UNSIGNED_64
     return value ^ (value >> 31)
@@ -119,6 +119,6 @@ def _encrypt_array(values: NDArray[np.uint64], num_samples: int, keys: list[int]
     left, right = values % first, values // first
     for index, key in enumerate(keys):
         side = first if index % 2 == 0 else second
-        # mix_64 may give up to 2^64 - 1, so it is reduced before the sum, as Python's integers do without wrapping
+        # mix_64 gives up to 2^64 - 1, so it is reduced before the sum, which would wrap
         left, right = right, (left + mix_64_array(right ^ np.uint64(key)) % side) % side
     return left + first * right

@@ -1,7 +1,7 @@
 """Cutting documents into pieces and packing pieces into rows; pure functions of lengths and a seed.
 
-Packing is best-fit-decreasing over the histogram of lengths: all pieces of one length are placed together, so that
-the cost grows with the number of distinct lengths and with sorting, not with pieces times rows.
+Packing is best-fit-decreasing over the histogram of lengths: all pieces of one length are placed together,
+so that the cost grows with the number of distinct lengths and with sorting, not with pieces times rows.
 """
 
 import bisect
@@ -36,14 +36,15 @@ class Pieces:
 
     def row_lengths(self) -> NDArray[np.int64]:
         """Positions that each piece takes in a row, int64 [p]."""
-        return self.lengths + (self.ends & HAS_PREFIX) + (self.ends >> 1)
+        row_lengths: NDArray[np.int64] = self.lengths + (self.ends & HAS_PREFIX) + (self.ends >> 1)
+        return row_lengths
 
 
 def cut_documents(lengths: NDArray[np.int64], sequence_length: int, objective: Objective) -> Pieces:
     """Cut documents into pieces of at most `sequence_length` positions, in order; empty documents give none.
 
-    MaskedLM puts two special tokens around every piece. CausalLM puts one before the document and one after it, and never
-    leaves a last piece of a single token, which would predict nothing.
+    MaskedLM puts two special tokens around every piece. CausalLM puts one before the document and one after
+    it, and never leaves a last piece of a single token, which would predict nothing.
 
     Args:
         lengths: int64 [d], tokens of each document.
@@ -88,12 +89,12 @@ def pack(
         `pieces[starts[r]:starts[r + 1]]`.
     """
     shuffled = _shuffled_by_length(lengths, seed)
-    row_of_piece, num_rows = _best_fit_decreasing(lengths[shuffled], sequence_length)
-    new_number = np.empty(num_rows, dtype=np.int64)
-    new_number[_shuffled(num_rows, seed)] = np.arange(num_rows)
-    row_of_piece = new_number[row_of_piece]
+    fit = _BestFit(lengths[shuffled], sequence_length)
+    new_number = np.empty(fit.num_rows, dtype=np.int64)
+    new_number[_shuffled(fit.num_rows, seed)] = np.arange(fit.num_rows)
+    row_of_piece = new_number[fit.row_of_piece]
     order = np.argsort(row_of_piece, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(row_of_piece, minlength=num_rows))])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row_of_piece, minlength=fit.num_rows))])
     return starts.astype(np.int64), shuffled[order]
 
 
@@ -141,49 +142,47 @@ class _OpenRows:
         return room, np.concatenate(self._groups.pop(room))
 
 
-def _best_fit_decreasing(lengths: NDArray[np.int64], sequence_length: int) -> tuple[NDArray[np.int64], int]:
-    """The row of each piece, and the number of rows.
+class _BestFit:
+    """Best-fit-decreasing over groups of pieces of equal length.
 
-    Args:
-        lengths: int64 [p], longest first.
-        sequence_length: positions of a row.
+    Attributes:
+        row_of_piece: int64 [p], filled as pieces are placed.
+        num_rows: rows opened so far.
     """
-    row_of_piece = np.empty(len(lengths), dtype=np.int64)
-    num_rows = 0
-    open_rows = _OpenRows()
-    boundaries = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
-    for first, end in zip(boundaries[:-1].tolist(), boundaries[1:].tolist(), strict=True):
-        length, placed = int(lengths[first]), first
-        while placed < end:
-            found = open_rows.take_tightest(length)
+
+    def __init__(self, lengths: NDArray[np.int64], sequence_length: int) -> None:
+        self.row_of_piece = np.empty(len(lengths), dtype=np.int64)
+        self.num_rows = 0
+        self._sequence_length = sequence_length
+        self._open_rows = _OpenRows()
+        self._placed = 0
+        ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1
+        for end in ends.tolist():
+            self._place_equal(end, int(lengths[self._placed]))
+
+    def _place_equal(self, end: int, length: int) -> None:
+        """Place the pieces up to `end`, which all have this length."""
+        while self._placed < end:
+            found = self._open_rows.take_tightest(length)
             if found is None:
-                per_row = sequence_length // length
-                num_new = -(-(end - placed) // per_row)
-                room, rows = sequence_length, np.arange(num_rows, num_rows + num_new, dtype=np.int64)
-                num_rows += num_new
-            else:
-                room, rows = found
-            placed = _fill(row_of_piece, placed, end, length, room, rows, open_rows)
-    return row_of_piece, num_rows
+                num_new = -(-(end - self._placed) // (self._sequence_length // length))
+                found = (
+                    self._sequence_length,
+                    np.arange(self.num_rows, self.num_rows + num_new, dtype=np.int64),
+                )
+                self.num_rows += num_new
+            self._fill(end, length, *found)
 
-
-def _fill(  # noqa: PLR0913 - the state of one step of the loop above
-    row_of_piece: NDArray[np.int64],
-    placed: int,
-    end: int,
-    length: int,
-    room: int,
-    rows: NDArray[np.int64],
-    open_rows: _OpenRows,
-) -> int:
-    """Put as many of the pieces placed .. end - 1 into the rows as fit; returns the first piece that is left."""
-    per_row = room // length
-    num_full, rest = divmod(min(end - placed, len(rows) * per_row), per_row)
-    num_placed = num_full * per_row + rest
-    row_of_piece[placed : placed + num_full * per_row] = np.repeat(rows[:num_full], per_row)
-    open_rows.add(room - per_row * length, rows[:num_full])
-    if rest:
-        row_of_piece[placed + num_full * per_row : placed + num_placed] = rows[num_full]
-        open_rows.add(room - rest * length, rows[num_full : num_full + 1])
-    open_rows.add(room, rows[num_full + bool(rest) :])
-    return placed + num_placed
+    def _fill(self, end: int, length: int, room: int, rows: NDArray[np.int64]) -> None:
+        """Put as many of the pieces up to `end` into the rows as fit."""
+        per_row = room // length
+        num_full, rest = divmod(min(end - self._placed, len(rows) * per_row), per_row)
+        num_in_full = num_full * per_row
+        self.row_of_piece[self._placed : self._placed + num_in_full] = np.repeat(rows[:num_full], per_row)
+        self._open_rows.add(room - per_row * length, rows[:num_full])
+        self._placed += num_in_full
+        if rest:
+            self.row_of_piece[self._placed : self._placed + rest] = rows[num_full]
+            self._open_rows.add(room - rest * length, rows[num_full : num_full + 1])
+            self._placed += rest
+        self._open_rows.add(room, rows[num_full + bool(rest) :])

@@ -1,7 +1,7 @@
 """Runs tasks in worker processes: results in the order of the tasks, whatever the number of processes.
 
-Workers are spawned, not forked, so that threads and locks of the parent do no harm. They die with their parent, ignore
-Ctrl-C (the parent stops them), and never import torch.
+Workers are spawned, not forked, so that threads and locks of the parent do no harm. They die with their
+parent, ignore Ctrl-C (the parent stops them), and never import torch.
 """
 
 import multiprocessing
@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from trainyard_api.errors import PreemptedError, TrainyardError, TransientError
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -2,8 +2,8 @@
 
     extract (one step per source) -> deduplicate -> tokenizer -> tokenize -> pack
 
-Each step is addressed by the hash of its inputs, so that a second run reuses everything, and a change redoes only what depends
-on it.
+Each step is addressed by the hash of its inputs, so that a second run reuses everything, and a change
+redoes only what depends on it.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Records of text, JSON Lines and Parquet files, read as a stream with bounded memory.
 
-A record that cannot be used comes out as an InvalidRecord, so that the caller can count it; a file that cannot be read at all
-is a DataError.
+A record that cannot be used comes out as an InvalidRecord, so that the caller can count it; a file that
+cannot be read at all is a DataError.
 """
 
 import json
@@ -25,7 +25,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One usable record: its number (or line number) in the part of the file that was read, from 1, and its text."""
+    """One usable record: its number (or line number) in the part of the file, from 1, and its text."""
 
     number: int
     text: str
@@ -67,7 +67,8 @@ def read_lines(stream: IO[bytes], uri: str, end: int | None) -> Records:
     Args:
         stream: the text.
         uri: the file, for errors.
-        end: lines that begin at or after this offset of the stream are left to another reader; None reads all.
+        end: lines that begin at or after this offset of the stream are left to another reader; None reads
+            all.
     """
     for number, line in _lines(stream, uri, end):
         if isinstance(line, InvalidRecord):

@@ -1,8 +1,9 @@
 """Sharded token files: the tokens of many documents, one after the other, in memory-mapped files.
 
-A shard NAME is NAME.tokens (little-endian uint16 or uint32 ids, no special tokens), NAME.starts (one bit per token, set at the
-first token of a word, in little bit order), NAME.offsets (int64 [documents + 1], where each document starts) and
-NAME.hashes (uint64 [documents, 2], the documents' hashes, which decide split and weight).
+A shard NAME is NAME.tokens (little-endian uint16 or uint32 ids, no special tokens), NAME.starts (one bit
+per token, set at the first token of a word, in little bit order), NAME.offsets (int64 [documents + 1],
+where each document starts) and NAME.hashes (uint64 [documents, 2], the documents' hashes, which decide
+split and weight).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From a source's URI or glob to its files, in an order that never changes, each with the hash of its content."""
+"""From a source's URI or glob to its files, always in the same order, each with the hash of its content."""
 
 import hashlib
 import json
@@ -50,7 +50,8 @@ def resolve_mounts(uri: str, mounts: Mapping[str, str]) -> str:
 
     Args:
         uri: a URI of the spec.
-        mounts: path prefixes, with or without a leading slash, and local folders; the longest fitting one wins.
+        mounts: path prefixes, with or without a leading slash, and local folders; the longest fitting one
+            wins.
     """
     protocol, separator, rest = uri.partition("://")
     if separator and protocol not in LOCAL_PROTOCOLS:
@@ -210,5 +211,5 @@ def _nothing_matches(uri: str, resolved: str, where: str) -> DataError:
     return DataError(
         where,
         f"no file matches {looked_at}",
-        "Correct the path or glob; a folder needs a pattern such as /*.jsonl; --mount HOST:PATH maps a folder to a path",
+        "Correct the path or glob (a folder needs a pattern such as /*.jsonl), or map it with --mount",
     )

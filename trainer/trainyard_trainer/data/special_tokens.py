@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-
 Objective = Literal["MaskedLM", "CausalLM"]
 Role = Literal["pad", "unk", "cls", "sep", "mask", "bos", "eos"]
 

@@ -1,7 +1,7 @@
 """Which documents are held out, and how often each training document occurs: pure functions of its hash.
 
-The first 64 bits of the hash decide the split, the last 64 the fraction of a weight, so that the two are independent. A larger
-validationFraction holds out all documents that a smaller one does.
+The first 64 bits of the hash decide the split, the last 64 the fraction of a weight, so that the two are
+independent. A larger validationFraction holds out all documents that a smaller one does.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def is_validation(hashes: NDArray[np.uint64], validation_fraction: float) -> NDA
 
 
 def copies_per_epoch(hashes: NDArray[np.uint64], weight: float) -> NDArray[np.int64]:
-    """How often each training document occurs in an epoch: the whole part of the weight, and once more by hash.
+    """How often each training document occurs in an epoch: the whole part of the weight, plus one by hash.
 
     Args:
         hashes: uint64 [documents, 2].

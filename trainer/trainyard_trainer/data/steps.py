@@ -1,4 +1,4 @@
-"""Preparation steps: addressed by the hash of their inputs, written aside, committed by one rename, shared by runs.
+"""Preparation steps: addressed by a hash of their inputs, committed by a rename, shared by runs.
 
 <prepared>/extract-<key>/manifest.json      its presence under the final name is the commit
 <prepared>/.temporary-extract-<key>/        being written; removed by whoever holds the lock next
@@ -96,7 +96,7 @@ class StepStore:
     clock: Callable[[], float] = time.monotonic
 
     def run(self, name: str, inputs: Mapping[str, Any], body: Callable[[Path], StepOutcome]) -> FinishedStep:
-        """The step with these inputs: reused when it is there, else made by `body`, which writes into a folder.
+        """The step with these inputs: reused when it is there, else made by `body` in a given folder.
 
         Raises:
             StorageFullError: no space is left; nothing is kept.

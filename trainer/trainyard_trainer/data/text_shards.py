@@ -75,7 +75,8 @@ def kept_documents(shard: TextShard, duplicates: Path | None) -> NDArray[np.bool
     if duplicates is None or not shard.num_documents:
         return np.ones(shard.num_documents, dtype=np.bool_)
     marks = np.fromfile(duplicates, dtype=np.uint8, count=shard.num_documents, offset=shard.first_document)
-    return marks == 0
+    kept: NDArray[np.bool_] = marks == 0
+    return kept
 
 
 def read_texts(shard: TextShard, wanted: NDArray[np.bool_]) -> Iterator[TextBatch]:

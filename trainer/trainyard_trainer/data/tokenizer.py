@@ -16,10 +16,10 @@ from trainyard_trainer.data.alphabet import count_characters, most_frequent
 from trainyard_trainer.data.special_tokens import TRAINED, Objective
 
 MAXIMUM_TRAINING_CHARACTERS = 1 << 28
-"""Text beyond this changes a vocabulary little and costs memory; a sample by hash is taken of larger corpora."""
+"""More text changes a vocabulary little and costs memory; of larger corpora a sample by hash is taken."""
 
 LONGEST_WORD = 256
-"""Longer runs without white space (base64, DNA) are left out of training: they cost quadratic time and teach nothing."""
+"""Longer runs without white space (base64, DNA) are left out: they cost much time and teach nothing."""
 
 IMPROBABLE = -1.0e4
 """Logarithm of the probability of the special entries of a Unigram model."""
@@ -28,7 +28,7 @@ SCORE_DIGITS = 6
 """Digits of a Unigram score that are kept; those after the twelfth depend on the order of summation."""
 
 ALPHABET_FRACTION = 0.25
-"""Part of a WordPiece or Unigram vocabulary that single characters may take; the rarest ones become unknown."""
+"""Part of a WordPiece or Unigram vocabulary for single characters; the rarest ones become unknown."""
 
 RECIPE = "trainyard tokenizers version 1"
 """Part of the step's key, so that a change of what is built below trains anew."""
@@ -41,9 +41,9 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer; equal texts in equal order give an equal one.
 
-    The library visits words in an order that differs from process to process. What depends on it is fixed here: the
-    alphabet of WordPiece before training, the last digits of Unigram's scores after it. (Which of two Unigram pieces with
-    equal loss stays is beyond reach, and may differ.)
+    The library visits words in an order that differs from process to process. What depends on it is fixed
+    here: the alphabet of WordPiece before training, the last digits of Unigram's scores after it. (Which of
+    two Unigram pieces with equal loss stays is beyond reach, and may differ.)
 
     Args:
         spec: what to train.
@@ -199,7 +199,7 @@ def rare_characters(counts: NDArray[np.int64], alphabet: str) -> re.Pattern[str]
 
 
 def _canonical(tokenizer: Tokenizer, special: list[str]) -> Tokenizer:
-    """The tokenizer without what differs from one training to the next, and with only the special tokens added."""
+    """The tokenizer without what differs from training to training, and with only special tokens added."""
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in special]
     if content["model"]["type"] == "Unigram":
@@ -208,11 +208,12 @@ def _canonical(tokenizer: Tokenizer, special: list[str]) -> Tokenizer:
 
 
 def canonical_pieces(vocabulary: list[tuple[str, float]], special: list[str]) -> list[tuple[str, float]]:
-    """Unigram pieces in an order, and with scores, that do not depend on the order in which words were visited.
+    """Unigram pieces in an order, and with scores, that do not depend on the order of visiting words.
 
-    Special entries get a score so low that text which spells one never becomes it (the trainer gives them the logarithm
-    of probability 1). Single characters below every longer piece are there only so that all text can be spelled; the
-    trainer gives them falling scores in the order of its visit, here they fall in the order of the code points.
+    Special entries get a score so low that text which spells one never becomes it (the trainer gives them
+    the logarithm of probability 1). Single characters below every longer piece are there only so that all
+    text can be spelled; the trainer gives them falling scores in the order of its visit, here they fall in
+    the order of the code points.
     """
     pieces = {piece: round(score, SCORE_DIGITS) for piece, score in vocabulary if piece not in special}
     least = min((score for piece, score in pieces.items() if len(piece) > 1), default=0.0)

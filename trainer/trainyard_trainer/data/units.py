@@ -1,7 +1,7 @@
 """Division of a source into units of work, and reading of one part of a file.
 
-Large plain files are cut into byte ranges and Parquet files into row groups; many small files are put together. The
-division depends on the files alone.
+Large plain files are cut into byte ranges and Parquet files into row groups; many small files are put
+together. The division depends on the files alone.
 """
 
 import io
@@ -127,7 +127,7 @@ def _plain_seekable(raw: IO[bytes], part: FilePart, stack: ExitStack) -> IO[byte
     """Parquet is read from its end, so a compressed one is unpacked to a temporary file first."""
     if part.compression is None:
         return raw
-    plain = cast("IO[bytes]", stack.enter_context(tempfile.TemporaryFile()))
+    plain = cast("IO[bytes]", stack.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115 - the stack does
     shutil.copyfileobj(decompressed(raw, part.compression, part.uri), plain, BUFFER_BYTES)
     plain.seek(0)
     return plain
