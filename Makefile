@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@[ -x $(BIN)/python ] || tools/create_venv $(VENV)
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/python -m uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[trainer,dev]'
+	@$(BIN)/python -m uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[operator,trainer,dev]'
 	@touch $@
 
 check: init ## Lint, format, types, import borders, and that generated files are up to date.
@@ -55,4 +55,4 @@ constraints: init ## Resolve constraints.txt again from pyproject.toml.
 
 clean: ## Remove caches and build outputs; .venv and runs stay.
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	@find api trainer tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	@find api operator trainer tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

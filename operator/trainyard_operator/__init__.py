@@ -1,0 +1,1 @@
+"""The operator: runs TrainingRuns on Kubernetes. Read `reconcile.py` first."""
