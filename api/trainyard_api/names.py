@@ -13,6 +13,17 @@ CATEGORIES = ("training",)
 
 DEFAULT_RENDEZVOUS_PORT = 29500
 
+FIELD_MANAGER = "trainyard"
+"""Who the API server records as the writer of everything the operator applies."""
+TRAINER_CONTAINER = "trainer"
+"""The container of a worker pod whose end is the end of the pod."""
+PROGRESS_AUDIENCE = f"{GROUP}/progress"
+"""Audience of the token with which a pod reports progress; worthless for the API server."""
+PROGRESS_PATH = "/apis/trainyard.dev/v1alpha1/namespaces/{namespace}/trainingruns/{name}/progress"
+"""Where a pod of a run POSTs a ProgressReport, on the operator's progress server."""
+KUBEFLOW_STATUS_PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{namespace}/trainjobs/{name}/status"
+"""Where stock Transformers POSTs its progress in the form of the Kubeflow Trainer, on the same server."""
+
 
 class ExitCode(IntEnum):
     """What a Trainyard process tells its parent; the numbers follow sysexits.h where one fits."""
@@ -61,6 +72,57 @@ class Stage(StrEnum):
     PREPARE = "Prepare"
     TRAIN = "Train"
     EXPORT = "Export"
+
+
+class Label(StrEnum):
+    """Labels of every object that the operator makes."""
+
+    MANAGED_BY = "app.kubernetes.io/managed-by"
+    """Always `trainyard`."""
+    RUN = "trainyard.dev/run"
+    """Name of the run."""
+    RUN_UID = "trainyard.dev/run-uid"
+    """UID of the run: a run of the same name that was deleted and made again is another one."""
+    STAGE = "trainyard.dev/stage"
+    """prepare, train or export; absent on what serves all stages."""
+    ATTEMPT = "trainyard.dev/attempt"
+    """Number of the attempt, from 0."""
+    NODE_INDEX = "trainyard.dev/node-index"
+    """Number of the pod in its gang."""
+    INCARNATION = "trainyard.dev/incarnation"
+    """Number of the pod among those that had this place in this attempt, normally 0."""
+
+
+class KueueName(StrEnum):
+    """Labels and annotations by which Kueue admits pods and Jobs."""
+
+    QUEUE = "kueue.x-k8s.io/queue-name"
+    """Label: the LocalQueue."""
+    PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
+    """Label: a WorkloadPriorityClass."""
+    POD_GROUP = "kueue.x-k8s.io/pod-group-name"
+    """Label: the group that is admitted as a whole."""
+    POD_GROUP_TOTAL = "kueue.x-k8s.io/pod-group-total-count"
+    """Annotation: pods of the group."""
+    RETRIABLE_IN_GROUP = "kueue.x-k8s.io/retriable-in-group"
+    """Annotation: "false" when nobody will replace a failed pod of the group."""
+
+
+class PodPath(StrEnum):
+    """Places in a worker pod."""
+
+    PLAN_FOLDER = "/etc/trainyard"
+    PLAN = "/etc/trainyard/plan.json"
+    DATA = "/data"
+    """Root of the storage claim."""
+    STORAGE_ROOT = "/data/runs"
+    HOME = "/home/trainyard"
+    TEMPORARY = "/tmp"  # noqa: S108 - a volume of the pod's own
+    SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a volume of the pod's own
+    TERMINATION_MESSAGE = "/dev/termination-log"
+    PROGRESS_FOLDER = "/var/run/secrets/trainyard"
+    PROGRESS_TOKEN = "/var/run/secrets/trainyard/token"  # noqa: S105 - a path
+    PROGRESS_CA = "/var/run/secrets/trainyard/ca.crt"
 
 
 class Phase(StrEnum):
@@ -123,6 +185,58 @@ class Environment(StrEnum):
     MAX_RESTARTS = "PET_MAX_RESTARTS"
 
 
+class PodEnvironment(StrEnum):
+    """Environment variables that only pods have: who they are and where progress goes."""
+
+    POD_NAME = "TRAINYARD_POD_NAME"
+    """Name of the pod; its presence tells the trainer that it runs in one."""
+    PROGRESS_URL = "TRAINYARD_PROGRESS_URL"
+    """Whole address that a ProgressReport is POSTed to."""
+    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"
+    """Projected service account token; it is replaced before it expires, so it is read each time."""
+    PROGRESS_CA_FILE = "TRAINYARD_PROGRESS_CA_FILE"
+    """Certificates that the operator's one is verified with."""
+    TERMINATION_LOG = "TRAINYARD_TERMINATION_LOG"
+    """File of the termination message, where it is not /dev/termination-log."""
+    KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+    """Whole address that stock Transformers reports to, by the protocol of Kubeflow Trainer."""
+    KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+    """The same certificates, under the name that Transformers reads."""
+    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+    """The same token, under the name that Transformers reads."""
+
+
+PROGRESS_AUDIENCE = "trainyard.dev/progress"
+"""Audience of the tokens that the progress endpoint takes; they open nothing else."""
+
+
+def progress_path(namespace: str, name: str) -> str:
+    """Path of the progress endpoint for a run."""
+    return f"/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}/progress"
+
+
+def kubeflow_status_path(namespace: str, name: str) -> str:
+    """Path of the same run in the protocol of Kubeflow Trainer."""
+    return f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{namespace}/trainjobs/{name}/status"
+
+
+class PodEnvironment(StrEnum):
+    """Environment variables that only pods have."""
+
+    POD_NAME = "TRAINYARD_POD_NAME"
+    PROGRESS_URL = "TRAINYARD_PROGRESS_URL"
+    """Whole URL to POST ProgressReports of this run to."""
+    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name
+    """File of the bearer token; Kubernetes replaces its content before it expires."""
+    PROGRESS_CA_FILE = "TRAINYARD_PROGRESS_CA_FILE"
+    """File of the authority that signed the server's certificate."""
+    KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+    KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name
+    SHARD_INDEX = "JOB_COMPLETION_INDEX"
+    """Number of a prepare pod; the Job controller sets it, the local back end gets it from the plan."""
+
+
 class File(StrEnum):
     """Files and folders inside a run folder."""
 
@@ -158,3 +272,42 @@ class Metric(StrEnum):
     RESTARTS = "trainyard_run_restarts_total"
     CHECKPOINT_AGE = "trainyard_run_last_checkpoint_age_seconds"
     PACKING_EFFICIENCY = "trainyard_run_packing_efficiency_ratio"
+    PROGRESS_AGE = "trainyard_run_progress_age_seconds"
+    TIME = "trainyard_run_time_seconds"
+
+
+class OperatorMetric(StrEnum):
+    """Prometheus metrics of the operator itself; `metrics.py` describes them."""
+
+    BUILD_INFO = "trainyard_operator_build_info"
+    LEADER = "trainyard_operator_leader"
+    RUNS = "trainyard_operator_runs"
+    RECONCILES = "trainyard_operator_reconciles_total"
+    RECONCILE_SECONDS = "trainyard_operator_reconcile_seconds"
+    ACTIVE_WORKERS = "trainyard_operator_active_workers"
+    MAXIMUM_WORKERS = "trainyard_operator_maximum_workers"
+    QUEUE_DEPTH = "trainyard_operator_queue_depth"
+    QUEUE_SECONDS = "trainyard_operator_queue_seconds"
+    API_REQUESTS = "trainyard_operator_api_requests_total"
+    API_REQUEST_SECONDS = "trainyard_operator_api_request_seconds"
+    WATCH_AGE = "trainyard_operator_watch_age_seconds"
+    PROGRESS_POSTS = "trainyard_operator_progress_posts_total"
+    PROGRESS_POST_SECONDS = "trainyard_operator_progress_post_seconds"
+    TOKEN_REVIEWS = "trainyard_operator_token_reviews_total"
+    CERTIFICATE_EXPIRY = "trainyard_operator_certificate_expiry_timestamp_seconds"
+
+
+class ProgressOutcome(StrEnum):
+    """What became of a POST to the progress endpoint."""
+
+    ACCEPTED = "accepted"
+    STALE = "stale"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    TOO_LARGE = "too_large"
+    INVALID = "invalid"
+    RATE_LIMITED = "rate_limited"
+    TIMED_OUT = "timed_out"
+    NOT_LEADER = "not_leader"
+    UNAVAILABLE = "unavailable"
