@@ -17,12 +17,6 @@ FIELD_MANAGER = "trainyard"
 """Who the API server records as the writer of everything the operator applies."""
 TRAINER_CONTAINER = "trainer"
 """The container of a worker pod whose end is the end of the pod."""
-PROGRESS_AUDIENCE = f"{GROUP}/progress"
-"""Audience of the token with which a pod reports progress; worthless for the API server."""
-PROGRESS_PATH = "/apis/trainyard.dev/v1alpha1/namespaces/{namespace}/trainingruns/{name}/progress"
-"""Where a pod of a run POSTs a ProgressReport, on the operator's progress server."""
-KUBEFLOW_STATUS_PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{namespace}/trainjobs/{name}/status"
-"""Where stock Transformers POSTs its progress in the form of the Kubeflow Trainer, on the same server."""
 
 
 class ExitCode(IntEnum):
@@ -183,6 +177,8 @@ class Environment(StrEnum):
     MASTER_ADDRESS = "PET_MASTER_ADDR"
     MASTER_PORT = "PET_MASTER_PORT"
     MAX_RESTARTS = "PET_MAX_RESTARTS"
+    SHARD_INDEX = "JOB_COMPLETION_INDEX"
+    """Number of a prepare process among several; in a pod the Job controller sets it."""
 
 
 class PodEnvironment(StrEnum):
@@ -192,7 +188,7 @@ class PodEnvironment(StrEnum):
     """Name of the pod; its presence tells the trainer that it runs in one."""
     PROGRESS_URL = "TRAINYARD_PROGRESS_URL"
     """Whole address that a ProgressReport is POSTed to."""
-    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"
+    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name
     """Projected service account token; it is replaced before it expires, so it is read each time."""
     PROGRESS_CA_FILE = "TRAINYARD_PROGRESS_CA_FILE"
     """Certificates that the operator's one is verified with."""
@@ -202,7 +198,7 @@ class PodEnvironment(StrEnum):
     """Whole address that stock Transformers reports to, by the protocol of Kubeflow Trainer."""
     KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
     """The same certificates, under the name that Transformers reads."""
-    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name
     """The same token, under the name that Transformers reads."""
 
 
@@ -218,23 +214,6 @@ def progress_path(namespace: str, name: str) -> str:
 def kubeflow_status_path(namespace: str, name: str) -> str:
     """Path of the same run in the protocol of Kubeflow Trainer."""
     return f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{namespace}/trainjobs/{name}/status"
-
-
-class PodEnvironment(StrEnum):
-    """Environment variables that only pods have."""
-
-    POD_NAME = "TRAINYARD_POD_NAME"
-    PROGRESS_URL = "TRAINYARD_PROGRESS_URL"
-    """Whole URL to POST ProgressReports of this run to."""
-    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name
-    """File of the bearer token; Kubernetes replaces its content before it expires."""
-    PROGRESS_CA_FILE = "TRAINYARD_PROGRESS_CA_FILE"
-    """File of the authority that signed the server's certificate."""
-    KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
-    KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
-    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name
-    SHARD_INDEX = "JOB_COMPLETION_INDEX"
-    """Number of a prepare pod; the Job controller sets it, the local back end gets it from the plan."""
 
 
 class File(StrEnum):
@@ -293,7 +272,7 @@ class OperatorMetric(StrEnum):
     WATCH_AGE = "trainyard_operator_watch_age_seconds"
     PROGRESS_POSTS = "trainyard_operator_progress_posts_total"
     PROGRESS_POST_SECONDS = "trainyard_operator_progress_post_seconds"
-    TOKEN_REVIEWS = "trainyard_operator_token_reviews_total"
+    TOKEN_REVIEWS = "trainyard_operator_token_reviews_total"  # noqa: S105 - a metric
     CERTIFICATE_EXPIRY = "trainyard_operator_certificate_expiry_timestamp_seconds"
 
 
