@@ -188,7 +188,7 @@ class PodEnvironment(StrEnum):
     """Name of the pod; its presence tells the trainer that it runs in one."""
     PROGRESS_URL = "TRAINYARD_PROGRESS_URL"
     """Whole address that a ProgressReport is POSTed to."""
-    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name
+    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name  # noqa: S105 - a name, no secret
     """Projected service account token; it is replaced before it expires, so it is read each time."""
     PROGRESS_CA_FILE = "TRAINYARD_PROGRESS_CA_FILE"
     """Certificates that the operator's one is verified with."""
@@ -198,7 +198,7 @@ class PodEnvironment(StrEnum):
     """Whole address that stock Transformers reports to, by the protocol of Kubeflow Trainer."""
     KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
     """The same certificates, under the name that Transformers reads."""
-    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name
+    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name  # noqa: S105 - a name, no secret
     """The same token, under the name that Transformers reads."""
 
 
@@ -272,7 +272,7 @@ class OperatorMetric(StrEnum):
     WATCH_AGE = "trainyard_operator_watch_age_seconds"
     PROGRESS_POSTS = "trainyard_operator_progress_posts_total"
     PROGRESS_POST_SECONDS = "trainyard_operator_progress_post_seconds"
-    TOKEN_REVIEWS = "trainyard_operator_token_reviews_total"  # noqa: S105 - a metric
+    TOKEN_REVIEWS = "trainyard_operator_token_reviews_total"  # noqa: S105 - a metric  # noqa: S105 - a name, no secret
     CERTIFICATE_EXPIRY = "trainyard_operator_certificate_expiry_timestamp_seconds"
 
 

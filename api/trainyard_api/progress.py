@@ -78,6 +78,8 @@ class ExitRecord(ApiModel):
     """One of names.Reason."""
     message: str = ""
     """What was wrong and the remedy."""
+    log_tail: str = ""
+    """The last lines of its log, with secrets blacked out; only in the termination message of a pod."""
     step: int | None = None
     """Optimizer steps done."""
     time: Timestamp
