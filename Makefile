@@ -34,7 +34,7 @@ check: init ## Lint, format, types, import borders, and that generated files are
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m trainyard_api.generate --check
 
-generate: init ## Write the files that derive from the schema: the CRD and docs/api.md.
+generate: init ## Write the files that derive from the schema: the CRD, docs/api.md and docs/metrics.md.
 	@$(BIN)/python -m trainyard_api.generate
 
 test: check ## All checks, then all tests.

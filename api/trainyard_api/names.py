@@ -166,6 +166,34 @@ class Reason(StrEnum):
     INVALID_DATA = "InvalidData"
     INVALID_CONFIGURATION = "InvalidConfiguration"
     PREEMPTED = "Preempted"
+    ADMITTED = "Admitted"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    ADMISSION_REFUSED = "AdmissionRefused"
+    WAITING_FOR_RUN = "WaitingForRun"
+    UPSTREAM_FAILED = "UpstreamFailed"
+    UPSTREAM_MISSING = "UpstreamMissing"
+    UPSTREAM_CYCLE = "UpstreamCycle"
+    CLAIM_MISSING = "ClaimMissing"
+    PODS_PENDING = "PodsPending"
+    PODS_SCHEDULED = "PodsScheduled"
+    UNSCHEDULABLE = "Unschedulable"
+    POD_DELETED = "PodDeleted"
+    EVICTED = "Evicted"
+    NODE_LOST = "NodeLost"
+    NODES_CHANGED = "NodesChanged"
+    SUSPENDING = "Suspending"
+    RESUMED = "Resumed"
+    STEPS_REPORTED = "StepsReported"
+    STALLED = "Stalled"
+    QUEUE_DEADLINE_EXCEEDED = "QueueDeadlineExceeded"
+    STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
+    IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
+    IMAGE_PULL_ERROR = "ErrImagePull"
+    IMAGE_NEVER_PULL = "ErrImageNeverPull"
+    INVALID_IMAGE_NAME = "InvalidImageName"
+    CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    CONTAINER_ERROR = "CreateContainerError"
 
 
 class Environment(StrEnum):
@@ -188,7 +216,7 @@ class PodEnvironment(StrEnum):
     """Name of the pod; its presence tells the trainer that it runs in one."""
     PROGRESS_URL = "TRAINYARD_PROGRESS_URL"
     """Whole address that a ProgressReport is POSTed to."""
-    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name  # noqa: S105 - a name, no secret
+    PROGRESS_TOKEN_FILE = "TRAINYARD_PROGRESS_TOKEN_FILE"  # noqa: S105 - a variable's name
     """Projected service account token; it is replaced before it expires, so it is read each time."""
     PROGRESS_CA_FILE = "TRAINYARD_PROGRESS_CA_FILE"
     """Certificates that the operator's one is verified with."""
@@ -198,7 +226,7 @@ class PodEnvironment(StrEnum):
     """Whole address that stock Transformers reports to, by the protocol of Kubeflow Trainer."""
     KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
     """The same certificates, under the name that Transformers reads."""
-    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name  # noqa: S105 - a name, no secret
+    KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a variable's name
     """The same token, under the name that Transformers reads."""
 
 
