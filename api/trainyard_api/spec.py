@@ -392,6 +392,12 @@ class TrainingRunSpec(ApiModel):
     """Whether the run is to stop after a checkpoint and wait."""
     active_deadline_seconds: PositiveInt | None = None
     """Seconds the run may be active, over all attempts and suspensions, before it fails."""
+    queue_deadline_seconds: PositiveInt | None = None
+    """Seconds that pods may wait for admission and nodes before the run fails. Not used on a laptop."""
+    startup_deadline_seconds: PositiveInt | None = None
+    """Seconds from having nodes to the first sign of work before the run fails. Not used on a laptop."""
+    stall_timeout_seconds: PositiveInt | None = None
+    """Seconds without a further optimizer step that count as a fault. Not used on a laptop."""
     ttl_seconds_after_finished: NonNegativeInt | None = None
     """Seconds after its end at which the resource is deleted. Not used on a laptop."""
 

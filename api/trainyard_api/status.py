@@ -113,6 +113,24 @@ class Attempt(ApiModel):
     """When its first process was started."""
     finished_at: Timestamp | None = None
     """When its last process ended."""
+    stage: str = "Train"
+    """Stage it is in, or ended in: Prepare, Train or Export. On a laptop always Train."""
+    nodes: int | None = None
+    """Worker pods it was planned for."""
+    start_checkpoint_step: int | None = None
+    """Step of the newest committed checkpoint when it started."""
+    stage_started_at: Timestamp | None = None
+    """When its stage was started."""
+    pods_created_at: Timestamp | None = None
+    """When all pods of its stage existed."""
+    pods_scheduled_at: Timestamp | None = None
+    """When all pods of its stage had nodes."""
+    pods_running_at: Timestamp | None = None
+    """When all pods of its stage were running."""
+    running_since: Timestamp | None = None
+    """When its first stage was running: from then on it is active."""
+    exit_code: int | None = None
+    """0, or the exit code of the process that failed first."""
     outcome: Literal["Running", "Succeeded", "Failed", "Preempted"] = "Running"
     """How it ended."""
     failure: Failure | None = None
@@ -137,6 +155,8 @@ class LostSeconds(ApiModel):
 class Accounting(ApiModel):
     """Where the time went."""
 
+    active_seconds: float = 0.0
+    """Seconds in which there were processes, over the attempts that have ended."""
     accelerator_seconds: float = 0.0
     """Accelerators held times seconds held."""
     productive_seconds: float = 0.0
@@ -158,6 +178,10 @@ class TrainingRunStatus(ApiModel):
     """Number of the current attempt, counted from 0."""
     restarts: int = 0
     """Restarts after faults so far."""
+    faults_since_checkpoint: int = 0
+    """Faults since the newest checkpoint was committed; the run fails when they exceed maxRestarts."""
+    prepared_at: Timestamp | None = None
+    """When the data was prepared; that is done once."""
     progress: Progress | None = None
     """How far the current stage is."""
     checkpoint: CheckpointStatus | None = None

@@ -109,6 +109,9 @@ def unused_fields(run: TrainingRun) -> list[str]:
         "workers.podTemplate": workers.pod_template,
         "storage": run.spec.storage.volume_claim or run.spec.storage.uri,
         "scheduling": scheduling.queue_name or scheduling.priority_class_name,
+        "queueDeadlineSeconds": run.spec.queue_deadline_seconds,
+        "startupDeadlineSeconds": run.spec.startup_deadline_seconds,
+        "stallTimeoutSeconds": run.spec.stall_timeout_seconds,
         "ttlSecondsAfterFinished": run.spec.ttl_seconds_after_finished,
     }
     return [f"spec.{name}" for name, value in candidates.items() if value]

@@ -71,7 +71,32 @@ def decide_restart(
     """
     if not attempts:
         raise ValueError("no attempt has ended, so there is nothing to decide")
-    exit_code = attempts[-1].exit_code
+    return decide_after_end(
+        policy,
+        attempts[-1].exit_code,
+        faults_since_checkpoint(attempts, checkpoint_step),
+        checkpoint_step,
+        stop_requested=stop_requested,
+    )
+
+
+def decide_after_end(
+    policy: RestartPolicy,
+    exit_code: int,
+    faults: int,
+    checkpoint_step: int | None,
+    *,
+    stop_requested: bool = False,
+) -> RestartDecision:
+    """Decide what follows an attempt whose faults are counted already; see `decide_restart`.
+
+    Args:
+        policy: the run's restart policy.
+        exit_code: of the process that failed first, or 0; 128 + n (or -n) for death by signal n.
+        faults: faults since the newest checkpoint was committed, this end included when it is one.
+        checkpoint_step: step of the newest committed checkpoint now; None when there is none.
+        stop_requested: whether a person or the spec asked the run to stop.
+    """
     if exit_code == ExitCode.SUCCEEDED:
         return RestartDecision(Action.PROCEED, Reason.STAGE_FINISHED, "The attempt succeeded")
     if exit_code == ExitCode.DEADLINE_EXCEEDED:
@@ -85,7 +110,7 @@ def decide_restart(
     if exit_code == ExitCode.PREEMPTED:
         message = f"Preempted; resuming {_place(checkpoint_step)}"
         return RestartDecision(Action.RESTART, Reason.PREEMPTED, message)
-    return _after_fault(policy, attempts, checkpoint_step)
+    return _after_fault(policy, exit_code, faults, checkpoint_step)
 
 
 def backoff_seconds(faults_since_checkpoint: int) -> float:
@@ -112,11 +137,25 @@ def faults_since_checkpoint(attempts: Sequence[EndedAttempt], checkpoint_step: i
     )
 
 
+def count_faults(
+    previous: int, start_checkpoint_step: int | None, checkpoint_step: int | None, exit_code: int
+) -> int:
+    """Faults since the newest checkpoint at the end of an attempt, without the list of all attempts.
+
+    Args:
+        previous: the same count at the end of the attempt before.
+        start_checkpoint_step: step of the newest committed checkpoint when this attempt started.
+        checkpoint_step: the same at its end; a newer one wipes out older faults.
+        exit_code: how this attempt ended.
+    """
+    kept = previous if start_checkpoint_step == checkpoint_step else 0
+    return kept + (exit_code not in (ExitCode.SUCCEEDED, ExitCode.PREEMPTED))
+
+
 def _after_fault(
-    policy: RestartPolicy, attempts: Sequence[EndedAttempt], checkpoint_step: int | None
+    policy: RestartPolicy, exit_code: int, faults: int, checkpoint_step: int | None
 ) -> RestartDecision:
     """Restart while the budget lasts."""
-    faults = faults_since_checkpoint(attempts, checkpoint_step)
     if faults > policy.max_restarts:
         return RestartDecision(
             Action.FAIL,
@@ -128,8 +167,7 @@ def _after_fault(
     return RestartDecision(
         Action.RESTART,
         Reason.RESTARTING,
-        f"Exit code {attempts[-1].exit_code}; "
-        f"restart {faults} of {policy.max_restarts} {_place(checkpoint_step)}",
+        f"Exit code {exit_code}; restart {faults} of {policy.max_restarts} {_place(checkpoint_step)}",
         delay_seconds=backoff_seconds(faults),
         faults_since_checkpoint=faults,
     )
