@@ -238,7 +238,7 @@ class LocalRunner:
     def refresh(self) -> None:
         """Pass on the newest progress."""
         self.status.progress(read_progress(self.folder.path))
-        self.metrics.update(self.status.status, self.clock())
+        self.metrics.update(self.status.status)
         self.display.update(self.status.status)
 
     def prepare_restart(self, decision: RestartDecision) -> None:
@@ -274,7 +274,7 @@ class LocalRunner:
         if code is ExitCode.SUCCEEDED:
             self.status.condition(ConditionType.RUNNING, "False", Reason.RUN_SUCCEEDED)
             self.status.condition(ConditionType.COMPLETE, "True", Reason.RUN_SUCCEEDED)
-        self.metrics.update(self.status.status, self.clock())
+        self.metrics.update(self.status.status)
         self.display.finished(self.status.status, self.folder.path, write_report(self.folder.path))
         return code
 
