@@ -6,6 +6,7 @@ import sys
 from trainyard_api.errors import TrainyardError
 from trainyard_api.names import ExitCode
 from trainyard_trainer.cli import app
+from trainyard_trainer.exit_records import say
 
 
 def main() -> None:
@@ -13,14 +14,12 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except TrainyardError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.stderr.write(
-            f"{error.filename or 'the run folder'}: no space is left. Free space and run again\n"
-        )
+        say(f"{error.filename or 'the run folder'}: no space is left. Free space and run again")
         sys.exit(ExitCode.STORAGE_FULL)
 
 

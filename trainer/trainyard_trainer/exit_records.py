@@ -1,7 +1,9 @@
-"""Why a rank left, in a file beside its log: for the node and the runner, which only see an exit code."""
+"""Why a process left, in a file beside its log: for the node and the runner, which only see an exit code."""
 
+import sys
 from pathlib import Path
 
+from trainyard_api.names import Stage
 from trainyard_api.progress import ExitRecord
 from trainyard_trainer.progress import write_json_atomically
 
@@ -11,21 +13,36 @@ def exit_record_path(logs: Path, rank: int) -> Path:
     return logs / f"exit-rank-{rank}.json"
 
 
-def write_exit_record(logs: Path, record: ExitRecord) -> None:
-    """Store why a rank left."""
-    logs.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(exit_record_path(logs, record.rank), record)
+def stage_exit_record_path(logs: Path, stage: Stage) -> Path:
+    """The file of a stage that is no gang."""
+    return logs / f"exit-{stage.lower()}.json"
 
 
-def read_exit_record(logs: Path, rank: int) -> ExitRecord | None:
-    """Why a rank left; None when it was killed before it could say."""
-    path = exit_record_path(logs, rank)
-    if not path.exists():
-        return None
-    return ExitRecord.model_validate_json(path.read_bytes())
+def write_exit_record(path: Path, record: ExitRecord) -> None:
+    """Store why a process left; where that cannot be stored, its log says so and the exit code stands."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(path, record)
+    except OSError as error:
+        say(f"{path} could not be written: {error}")
+
+
+def say(text: str) -> None:
+    """Print on standard error, which may be a file on a full disk: the exit code must not suffer from it."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        # What was to be said is lost with the disk that is full; the exit code tells what matters.
+        return
+
+
+def read_exit_record(path: Path) -> ExitRecord | None:
+    """Why a process left; None when it was killed before it could say."""
+    return ExitRecord.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def read_exit_records(logs: Path) -> dict[int, ExitRecord]:
-    """The records of an attempt, by rank."""
+    """The records of the ranks of an attempt, by rank."""
     records = (ExitRecord.model_validate_json(path.read_bytes()) for path in logs.glob("exit-rank-*.json"))
     return {record.rank: record for record in records}

@@ -2,7 +2,8 @@
 
 The local runner gives its children a pipe as standard input and never writes to it: when the runner is gone,
 they read its end. In a pod standard input is no pipe and nothing is watched. A rank dies with its agent by
-PR_SET_PDEATHSIG, which Linux offers.
+PR_SET_PDEATHSIG, which Linux offers; the agent tells its process number, so that a rank whose agent died
+before it could ask notices that too.
 """
 
 import ctypes
@@ -13,6 +14,8 @@ import sys
 import threading
 
 PR_SET_PDEATHSIG = 1
+PARENT_VARIABLE = "TRAINYARD_PARENT_PROCESS"
+"""Environment variable with the process number of the agent."""
 
 
 def die_with_runner() -> None:
@@ -35,7 +38,7 @@ def die_with_parent() -> None:
     """Ask the kernel for SIGKILL when the parent ends (Linux; elsewhere nothing happens)."""
     if not sys.platform.startswith("linux"):
         return
-    parent = os.getppid()
+    parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         # The parent ended before the request was made.

@@ -8,7 +8,6 @@ waits for the ranks to save; the stock agent would kill them after 30 seconds.
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -21,8 +20,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from trainyard_api.names import Environment, ExitCode
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.failure import ProcessEnd, first_failure
-from trainyard_trainer.exit_records import read_exit_record
-from trainyard_trainer.lifeline import die_with_runner
+from trainyard_api.progress import ExitRecord
+from trainyard_trainer.exit_records import exit_record_path, read_exit_record, write_exit_record
+from trainyard_trainer.lifeline import PARENT_VARIABLE, die_with_runner
+from trainyard_trainer.progress import timestamp
+from trainyard_trainer.stage_run import STOPPED_CODES
 
 MONITOR_INTERVAL_SECONDS = 0.1
 SURVIVOR_TIMEOUT_SECONDS = 5
@@ -30,8 +32,6 @@ SURVIVOR_TIMEOUT_SECONDS = 5
 
 UNHANDLED_SIGNAL = "SIGHUP"
 """The only signal that the agent keeps for itself."""
-
-STOPPED_CODES = frozenset({ExitCode.PREEMPTED, 128 + signal.SIGTERM, 128 + signal.SIGINT})
 
 
 class RankLogs(LogsSpecs):
@@ -85,10 +85,12 @@ def run_node(plan_file: Path, environment: Mapping[str, str]) -> int:
     stop.install()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
     command = ("-m", "trainyard_trainer", "rank", "--plan", str(plan_file))
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     try:
         elastic_launch(launch_config(plan, environment), sys.executable)(*command)
     except ChildFailedError as error:
-        ends = [_process_end(plan, rank, failure) for rank, failure in error.failures.items()]
+        ends = process_ends(error.failures, Path(plan.paths.logs))
+        leave_evidence(ends, Path(plan.paths.logs))
         return exit_code_of(ends, stop_requested=stop.requested)
     return ExitCode.SUCCEEDED
 
@@ -124,8 +126,37 @@ def exit_code_of(ends: list[ProcessEnd], *, stop_requested: bool) -> int:
     return failure.exit_code
 
 
-def _process_end(plan: RunPlan, rank: int, failure: ProcessFailure) -> ProcessEnd:
-    record = read_exit_record(Path(plan.paths.logs), rank)
-    return ProcessEnd(
-        exit_code=failure.exitcode, ended_at=failure.timestamp or time.time(), rank=rank, record=record
-    )
+def process_ends(failures: Mapping[int, ProcessFailure], logs: Path) -> list[ProcessEnd]:
+    """How the ranks of this node ended that did not succeed, by the agent's account and their own.
+
+    The agent also lists those that it killed itself, SURVIVOR_TIMEOUT_SECONDS after the first failure; its
+    times are whole seconds.
+    """
+    first = min(failure.timestamp for failure in failures.values())
+    return [
+        ProcessEnd(
+            exit_code=failure.exitcode,
+            ended_at=failure.timestamp,
+            rank=rank,
+            record=read_exit_record(exit_record_path(logs, rank)),
+            stopped=failure.exitcode == -signal.SIGKILL
+            and failure.timestamp - first >= SURVIVOR_TIMEOUT_SECONDS - 1,
+        )
+        for rank, failure in failures.items()
+    ]
+
+
+def leave_evidence(ends: list[ProcessEnd], logs: Path) -> None:
+    """Say on behalf of each rank that was killed what it could no longer say itself."""
+    for end in ends:
+        failure = first_failure([end])
+        if failure is None or end.rank is None or end.record is not None or end.stopped:
+            continue
+        record = ExitRecord(
+            rank=end.rank,
+            exit_code=failure.exit_code,
+            reason=failure.reason,
+            message=failure.message,
+            time=timestamp(end.ended_at),
+        )
+        write_exit_record(exit_record_path(logs, end.rank), record)

@@ -1,5 +1,7 @@
 """The files by which training processes tell what they do; `trainyard_api.progress` has their shapes."""
 
+import errno
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +14,8 @@ from trainyard_api.model import ApiModel
 from trainyard_api.names import File
 from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
 
+TEMPORARY_ENDING = ".tmp"
+
 RecordType = TypeVar("RecordType", bound=ApiModel)
 
 
@@ -22,12 +26,21 @@ def timestamp(unix_seconds: float) -> str:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a file so that a reader sees the old or the new text, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_ENDING}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _with_name(error, path) from error
+
+
+def _with_name(error: OSError, path: Path) -> OSError:
+    """The error with the file that it is about: writing to an open file leaves it out."""
+    return error if error.filename else OSError(error.errno, error.strerror, str(path))
 
 
 def write_json_atomically(path: Path, model: ApiModel) -> None:
@@ -36,10 +49,24 @@ def write_json_atomically(path: Path, model: ApiModel) -> None:
 
 
 def append_record(path: Path, record: ApiModel) -> None:
-    """Append one JSON line by a single write, so that lines of several processes never mix."""
-    line = record.model_dump_json(by_alias=True, exclude_none=True) + "\n"
-    with path.open("ab", buffering=0) as file:
-        file.write(line.encode())
+    """Append one JSON line by a single write, so that lines of several processes never mix.
+
+    A line that a crash or a full disk cut off is ended first, so that it spoils no other.
+
+    Raises:
+        OSError: no space is left, maybe with a part of the line written.
+    """
+    line = (record.model_dump_json(by_alias=True, exclude_none=True) + "\n").encode()
+    with path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            num_written = file.write(line)
+        except OSError as error:
+            raise _with_name(error, path) from error
+    if num_written != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _read_records(path: Path, record_type: type[RecordType]) -> Iterator[RecordType]:
@@ -51,8 +78,17 @@ def _read_records(path: Path, record_type: type[RecordType]) -> Iterator[RecordT
             try:
                 yield record_type.model_validate_json(line)
             except ValidationError:
-                if line.endswith(b"\n") and line.startswith(b"{") and line.rstrip().endswith(b"}"):
+                if _is_json(line):
                     raise
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is whole."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def read_history(run_folder: Path) -> list[HistoryRecord]:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from trainyard_api.errors import StorageFullError, TrainyardError, TransientErro
 from trainyard_api.names import ExitCode, Reason
 from trainyard_api.plan import RunPlan
 from trainyard_api.progress import ExitRecord
-from trainyard_trainer.exit_records import write_exit_record
+from trainyard_trainer.exit_records import exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_parent
 from trainyard_trainer.progress import timestamp
 from trainyard_trainer.signals import StopRequest
@@ -45,9 +46,10 @@ def run_rank(plan_file: Path) -> NoReturn:
     record = ExitRecord(
         rank=rank, exit_code=code, reason=reason, message=message, time=timestamp(time.time())
     )
-    write_exit_record(Path(plan.paths.logs), record)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    write_exit_record(exit_record_path(Path(plan.paths.logs), rank), record)
+    with suppress(OSError):  # the log may lie on a full disk; the code still has to be told
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -57,7 +59,8 @@ def _train(plan: RunPlan, stop: StopRequest) -> tuple[ExitCode, Reason, str]:
     try:
         code = train(plan, stop=stop)
     except Exception as error:  # noqa: BLE001 - the process ends here; every error becomes a code and a record
-        traceback.print_exc()
+        with suppress(OSError):  # the log may lie on the full disk that this error is about
+            traceback.print_exc()
         known = translate(error)
         return known.exit_code, known.reason, str(known)
     return code, Reason.PREEMPTED if code is ExitCode.PREEMPTED else Reason.STAGE_FINISHED, ""

@@ -2,14 +2,18 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainyard_api.names import ExitCode, File, Stage
 from trainyard_api.plan import RunPlan
-from trainyard_api.progress import ProgressReport
+from trainyard_api.progress import ExitRecord, ProgressReport
 from trainyard_api.status import Progress
+from trainyard_trainer.exit_records import stage_exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_runner
 from trainyard_trainer.progress import timestamp, write_json_atomically
+from trainyard_trainer.rank import translate
 from trainyard_trainer.signals import StopRequest
 
 MODEL_STATUS = "model_status.json"
@@ -48,6 +52,24 @@ def amount(number: int, unit: str) -> str:
     return f"{number / 1e6:.1f} MB" if unit == "bytes" else f"{number:,} {unit}"
 
 
+@contextmanager
+def recorded(logs: Path, stage: Stage) -> Iterator[None]:
+    """Store why the process leaves, for the runner, when an error is why."""
+    try:
+        yield
+    except Exception as error:
+        known = translate(error)
+        record = ExitRecord(
+            rank=0,
+            exit_code=known.exit_code,
+            reason=known.reason,
+            message=str(known),
+            time=timestamp(time.time()),
+        )
+        write_exit_record(stage_exit_record_path(logs, stage), record)
+        raise
+
+
 def run_prepare(plan_file: Path, cores: int) -> int:
     """Prepare the data of a plan.
 
@@ -61,7 +83,8 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     stop.install()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
     reporter = PrepareReporter(Path(plan.paths.run_folder), plan.attempt)
-    prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
+    with recorded(Path(plan.paths.logs), Stage.PREPARE):
+        prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
     return ExitCode.SUCCEEDED
 
 
@@ -80,8 +103,9 @@ def run_export(plan_file: Path) -> int:
 
     die_with_runner()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
-    status = export(plan)
     logs = Path(plan.paths.logs)
-    logs.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(logs / MODEL_STATUS, status)
+    with recorded(logs, Stage.EXPORT):
+        status = export(plan)
+        logs.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(logs / MODEL_STATUS, status)
     return ExitCode.SUCCEEDED

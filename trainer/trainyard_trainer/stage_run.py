@@ -10,11 +10,17 @@ from trainyard_api.names import ExitCode, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.failure import ProcessEnd, first_failure, normalized_exit_code
 from trainyard_api.status import Failure
-from trainyard_trainer.exit_records import read_exit_records
+from trainyard_trainer.exit_records import read_exit_record, read_exit_records, stage_exit_record_path
 from trainyard_trainer.processes import ChildProcess, log_tail, started, wait_a_moment
 
 SETTLE_SECONDS = 0.5
 """How long other ends are collected after the first failure, to find the cause among them."""
+
+SURVIVOR_SECONDS = 10.0
+"""How long processes that were asked to stop may go on when others have ended: alone they cannot save."""
+
+STOPPED_CODES = frozenset({ExitCode.PREEMPTED, 128 + signal.SIGTERM, 128 + signal.SIGINT})
+"""Exit codes of processes that only did what they were asked."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class StageOutcome:
     exit_code: int
     """0, or the code of the process that failed first; 128 + n for death by signal n."""
     failure: Failure | None = None
-    """The evidence."""
+    """The evidence; None when no process failed of itself."""
 
 
 @dataclass
@@ -37,6 +43,11 @@ class StopControl:
     """Whether it is to stop at once."""
     deadline_exceeded: bool = False
     """Whether the active deadline is what stops it."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The code of a stage that ended because it was asked to."""
+        return ExitCode.DEADLINE_EXCEEDED if self.deadline_exceeded else ExitCode.PREEMPTED
 
     def ask(self) -> None:
         """Ask to stop; asked twice, insist."""
@@ -66,13 +77,22 @@ def run_stage(  # noqa: PLR0913 - what the runner knows and the plan does not
     logs = Path(plan.paths.logs)
     with started(plan.stage(stage).nodes, logs, stage, os.environ) as children:
         watch(children, stop, tick, clock=clock, grace_seconds=grace_seconds)
-    now = clock()
-    failure = first_failure(process_ends(children, stage, logs, now))
+    return outcome_of(process_ends(children, stage, logs, clock()), stop)
+
+
+def outcome_of(ends: list[ProcessEnd], stop: StopControl) -> StageOutcome:
+    """How a stage ended; processes that ended because the runner asked them to have not failed."""
+    failure = first_failure(ends)
     if failure is None:
         return StageOutcome(ExitCode.SUCCEEDED)
-    if stop.deadline_exceeded:
-        return StageOutcome(ExitCode.DEADLINE_EXCEEDED, failure)
-    return StageOutcome(failure.exit_code, failure)
+    failed = [end for end in ends if end.exit_code != ExitCode.SUCCEEDED]
+    if stop.requested and all(_followed_the_request(end) for end in failed):
+        return StageOutcome(stop.exit_code)
+    return StageOutcome(stop.exit_code if stop.deadline_exceeded else failure.exit_code, failure)
+
+
+def _followed_the_request(end: ProcessEnd) -> bool:
+    return end.stopped or normalized_exit_code(end.exit_code) in STOPPED_CODES
 
 
 def watch(
@@ -97,8 +117,9 @@ def watch(
             asked_at = now
             for child in children:
                 child.send(signal.SIGTERM)
+        patience = SETTLE_SECONDS if asked_at is None else SURVIVOR_SECONDS
         out_of_patience = asked_at is not None and (stop.insisted or now - asked_at > grace_seconds)
-        settled = failed_at is not None and asked_at is None and now - failed_at > SETTLE_SECONDS
+        settled = failed_at is not None and now - failed_at > patience
         if out_of_patience or settled:
             for child, code in zip(children, codes, strict=True):
                 child.stopped = code is None
@@ -109,13 +130,16 @@ def watch(
 
 def process_ends(children: list[ChildProcess], stage: Stage, logs: Path, now: float) -> list[ProcessEnd]:
     """How every process of the stage ended; for training, ranks as far as they told, else their agents."""
-    records = read_exit_records(logs) if stage is Stage.TRAIN else {}
+    alone = stage is not Stage.TRAIN
+    records = {} if alone else read_exit_records(logs)
+    own_record = read_exit_record(stage_exit_record_path(logs, stage)) if alone else None
     ends = [
         ProcessEnd(
             exit_code=child.popen.returncode,
             ended_at=child.ended_at or now,
             pod=f"node-{child.index}",
             log_tail=log_tail(child.log),
+            record=own_record if own_record and own_record.exit_code == child.popen.returncode else None,
             stopped=child.stopped,
         )
         for child in children
