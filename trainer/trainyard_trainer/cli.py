@@ -1,6 +1,7 @@
 """The commands of `trainyard`; each loads what it needs when it is called, so that help stays fast."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,9 @@ def run(  # noqa: PLR0913, PLR0917 - the options of the command
     from trainyard_trainer.local import LocalOptions, run_local  # noqa: PLC0415
 
     options = LocalOptions(output=output, mounts=parse_mounts(mount), cores=cores, metrics_port=metrics_port)
-    sys.exit(run_local(file, options, open_display(Console(), quiet=quiet)))
+    with closing(open_display(Console(), quiet=quiet)) as display:
+        code = run_local(file, options, display)
+    sys.exit(code)
 
 
 @app.command()

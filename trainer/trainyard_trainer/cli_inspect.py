@@ -1,7 +1,9 @@
 """The commands that read a run folder: status, logs, report."""
 
 import json
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -48,14 +50,15 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on as the log grows, until Ctrl-C.")] = False,
 ) -> None:
     """Print the logs of a run's processes."""
-    files = log_files(check_run_folder(run_folder), rank, attempt)
-    offsets = dict.fromkeys(files, 0)
-    while True:
-        for file in files:
-            offsets[file] = print_from(file, offsets[file], label=len(files) > 1)
-        if not follow:
-            return
-        time.sleep(FOLLOW_INTERVAL_SECONDS)
+    check_run_folder(run_folder)
+    offsets: dict[Path, int] = {}
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how a person ends --follow
+        while True:
+            for file in log_files(run_folder, rank, attempt):
+                offsets[file] = print_from(file, offsets.get(file, 0), label=rank is None, whole_lines=follow)
+            if not follow:
+                return
+            time.sleep(FOLLOW_INTERVAL_SECONDS)
 
 
 def report(run_folder: RunFolderPath) -> None:
@@ -82,8 +85,12 @@ def log_files(run_folder: Path, rank: int | None, attempt: int | None) -> list[P
     Raises:
         DataError: there is none.
     """
-    attempts = sorted((run_folder / File.LOGS).glob("attempt-*"), key=lambda path: int(path.name[8:]))
-    wanted = [path for path in attempts if attempt is None or path.name == f"attempt-{attempt}"]
+    numbered = {
+        int(match[1]): path
+        for path in (run_folder / File.LOGS).glob("attempt-*")
+        if (match := re.fullmatch(r"attempt-([0-9]+)", path.name))
+    }
+    wanted = [numbered[number] for number in sorted(numbered) if attempt in (None, number)]
     pattern = "*.log" if rank is None else f"rank-{rank}.log"
     files = sorted(wanted[-1].glob(pattern)) if wanted else []
     if not files:
@@ -91,11 +98,13 @@ def log_files(run_folder: Path, rank: int | None, attempt: int | None) -> list[P
     return files
 
 
-def print_from(file: Path, offset: int, *, label: bool) -> int:
+def print_from(file: Path, offset: int, *, label: bool, whole_lines: bool) -> int:
     """Print what was appended to a file since an offset, and return the new offset."""
     with file.open("rb") as stream:
         stream.seek(offset)
         text = stream.read()
+    if whole_lines:
+        text = text[: text.rfind(b"\n") + 1]
     for line in text.decode(errors="replace").splitlines():
         typer.echo(f"{file.stem}: {line}" if label else line)
     return offset + len(text)

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainyard_api.names import Phase, Stage
+from trainyard_api.names import Phase
 from trainyard_api.status import Progress, TrainingRunStatus
 from trainyard_trainer.run_summary import summary_lines
 
@@ -33,7 +33,10 @@ class Display(Protocol):
         """The newest status; called many times a second."""
 
     def finished(self, status: TrainingRunStatus, run_folder: Path, report: Path) -> None:
-        """The runner leaves."""
+        """The run has ended or was stopped."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was, also after an error; called last."""
 
 
 def open_display(console: Console, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> Display:
@@ -62,6 +65,9 @@ class QuietDisplay:
     def finished(self, status: TrainingRunStatus, run_folder: Path, report: Path) -> None:
         """The phase and the folder."""
         self._console.print(f"{status.phase} {run_folder} {report}", markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing to leave."""
 
 
 class LineDisplay:
@@ -95,6 +101,9 @@ class LineDisplay:
         for line in summary_lines(status, run_folder, report):
             self.message(line)
 
+    def close(self) -> None:
+        """Nothing to leave."""
+
 
 class LiveDisplay:
     """A panel that is redrawn in place."""
@@ -122,6 +131,10 @@ class LiveDisplay:
         for line in summary_lines(status, run_folder, report):
             self.message(line)
 
+    def close(self) -> None:
+        """Take the panel away, and give the cursor back."""
+        self._live.stop()
+
 
 def panel(status: TrainingRunStatus) -> Group:
     """The bar and the figures of the current stage."""
@@ -137,14 +150,10 @@ def panel(status: TrainingRunStatus) -> Group:
         ProgressBar(total=100.0, completed=progress.percent),
         Text(f"{progress.percent:.0f} %  {left(progress)}"),
     )
-    if progress.stage != Stage.TRAIN:
+    if progress.loss is None:
         return Group(head, Text(progress.detail))
     figures = Table.grid(padding=(0, 3))
-    for name, value in training_figures(progress):
-        figures.add_column()
-        figures.add_column()
-        del name, value
-    figures.add_row(*[Text(part) for pair in training_figures(progress) for part in pair])
+    figures.add_row(*[Text(f"{name} {value}") for name, value in training_figures(progress)])
     if status.phase == Phase.RESTARTING or status.restarts:
         return Group(head, figures, Text(f"restarts {status.restarts}", style="yellow"))
     return Group(head, figures)
@@ -168,10 +177,10 @@ def training_figures(progress: Progress) -> list[tuple[str, str]]:
 
 def progress_line(progress: Progress) -> str:
     """One line for a log."""
-    if progress.stage != Stage.TRAIN:
+    if progress.loss is None:
         return f"{progress.stage} {progress.percent:.0f} % {progress.detail} {left(progress)}".rstrip()
     figures = "  ".join(f"{name} {value}" for name, value in training_figures(progress))
-    return f"Train {progress.percent:.0f} %  {figures}  {left(progress)}".rstrip()
+    return f"{progress.stage} {progress.percent:.0f} %  {figures}  {left(progress)}".rstrip()
 
 
 def left(progress: Progress) -> str:

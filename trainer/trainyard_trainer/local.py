@@ -24,7 +24,7 @@ from trainyard_api.progress import EventRecord
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import ModelStatus
 from trainyard_api.validation import load_run_file
-from trainyard_trainer.accounting import account
+from trainyard_trainer.accounting import RESTARTING, account
 from trainyard_trainer.checkpoint_steps import latest_committed_step
 from trainyard_trainer.display import Display
 from trainyard_trainer.local_status import Outcome, StatusKeeper
@@ -209,16 +209,18 @@ class LocalRunner:
         """The stages in their order, until one does not succeed."""
         for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EXPORT):
             if self.stop.requested:
-                return StageOutcome(ExitCode.PREEMPTED)
+                return StageOutcome(self.stop.exit_code)
             started = self.clock()
             self.event("StageStarted", stage, plan.attempt)
+            self.status.stage_started(stage)
             self.display.message(f"{stage} started (attempt {plan.attempt})")
             outcome = run_stage(
                 plan, stage, self.stop, self.tick, clock=self.clock, grace_seconds=self.grace_seconds
             )
             seconds = self.clock() - started
             if outcome.exit_code:
-                self.event("AttemptFailed", stage, plan.attempt, describe(outcome), seconds)
+                kind = "AttemptStopped" if outcome.exit_code == ExitCode.PREEMPTED else "AttemptFailed"
+                self.event(kind, stage, plan.attempt, describe(outcome), seconds)
                 return outcome
             self.event("StageFinished", stage, plan.attempt, "", seconds)
             self.display.message(f"{stage} finished in {seconds:.1f} s")
@@ -246,6 +248,10 @@ class LocalRunner:
         self.display.message(decision.message)
         self.status.condition(ConditionType.RUNNING, "False", Reason.RESTARTING, decision.message)
         self.status.restarted()
+        record = EventRecord(
+            time=self.clock(), type=RESTARTING, attempt=self.status.status.attempt, message=decision.message
+        )
+        append_record(self.folder.path / File.EVENTS, record)
         until = self.clock() + decision.delay_seconds
         while self.clock() < until and not self.stop.requested:
             wait_a_moment()
@@ -300,9 +306,9 @@ def outcome_name(exit_code: int) -> Outcome:
 
 
 def describe(outcome: StageOutcome) -> str:
-    """What failed, for people."""
+    """What ended a stage, for people."""
     failure = outcome.failure
     if failure is None:
-        return f"exit code {outcome.exit_code}"
+        return f"Stopped by the runner (exit code {outcome.exit_code})"
     who = failure.pod if failure.rank is None else f"rank {failure.rank}"
-    return f"{who}: {failure.reason}: {failure.message or failure.log_tail.splitlines()[-1:]}"
+    return f"{who}: {failure.reason}: {failure.message}"

@@ -4,14 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainyard_api.names import ConditionType, Reason
+from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import derive_phase, set_condition
 from trainyard_api.progress import ProgressReport
-from trainyard_api.status import Accounting, Attempt, Failure, ModelStatus, TrainingRunStatus
+from trainyard_api.status import Accounting, Attempt, Failure, ModelStatus, Progress, TrainingRunStatus
+from trainyard_api.timestamps import parse_timestamp
 from trainyard_trainer.progress import timestamp
 
 KEPT_ATTEMPTS = 20
+STAGES = [stage.value for stage in Stage]
 WRITE_INTERVAL_SECONDS = 1.0
+
+RUNNER_LOST = Failure(
+    pod="runner",
+    exit_code=137,
+    reason=Reason.PROCESS_KILLED,
+    message="The runner was gone without a word: it was killed, or the machine went down",
+)
+"""The evidence of an attempt that its runner did not end."""
 
 Outcome = Literal["Running", "Succeeded", "Failed", "Preempted"]
 Truth = Literal["True", "False", "Unknown"]
@@ -55,23 +65,52 @@ class StatusKeeper:
         self._change(attempts=[*self.status.attempts[:-1], ended])
 
     def close_broken_attempts(self) -> None:
-        """End attempts that a killed runner left open."""
-        now = timestamp(self.clock())
+        """End attempts that a killed runner left open, at the last moment that their processes told of.
+
+        The time until now is no time of work: `activeDeadlineSeconds` does not count it.
+        """
         attempts = [
-            attempt.model_copy(update={"finished_at": now, "outcome": "Failed"})
+            attempt.model_copy(
+                update={
+                    "finished_at": timestamp(self._last_sign_of(attempt)),
+                    "outcome": "Failed",
+                    "failure": RUNNER_LOST,
+                }
+            )
             if attempt.finished_at is None
             else attempt
             for attempt in self.status.attempts
         ]
         self._change(attempts=attempts)
 
+    def _last_sign_of(self, attempt: Attempt) -> float:
+        started = parse_timestamp(attempt.started_at)
+        told = parse_timestamp(self.status.progress.updated_at) if self.status.progress else started
+        return max(started, min(told, self.clock()))
+
     def restarted(self) -> None:
         """Count a restart."""
         self._change(restarts=self.status.restarts + 1)
 
+    def stage_started(self, stage: Stage) -> None:
+        """Show a stage before its processes tell anything; Export keeps the figures of training."""
+        if stage is Stage.EXPORT:
+            return
+        checkpoint = self.status.checkpoint
+        progress = Progress(
+            stage=stage,
+            detail="starting",
+            step=checkpoint.step if checkpoint else 0,
+            updated_at=timestamp(self.clock()),
+        )
+        self._change(progress=progress)
+
     def progress(self, report: ProgressReport | None) -> None:
-        """Take over what the processes tell of the current attempt."""
+        """Take over what the processes tell of the current attempt and stage."""
         if report is None or report.attempt != self.status.attempt:
+            return
+        shown = self.status.progress
+        if shown is not None and STAGES.index(report.progress.stage) < STAGES.index(shown.stage):
             return
         self.status = self.status.model_copy(
             update={"progress": report.progress, "checkpoint": report.checkpoint or self.status.checkpoint}

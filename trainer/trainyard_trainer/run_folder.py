@@ -1,5 +1,6 @@
 """The folder of a run on this machine: whose it is, and that only one runner works in it."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -7,14 +8,15 @@ from types import TracebackType
 from typing import Self
 
 import yaml
+from pydantic import ValidationError
 
-from trainyard_api.errors import RunFolderConflictError, UnavailableError
+from trainyard_api.errors import ConfigurationError, DataError, RunFolderConflictError, UnavailableError
 from trainyard_api.immutability import immutable_differences
 from trainyard_api.names import File
 from trainyard_api.spec import TrainingRun, to_document
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.validation import load_run_file
-from trainyard_trainer.progress import write_json_atomically, write_text_atomically
+from trainyard_trainer.progress import TEMPORARY_ENDING, write_json_atomically, write_text_atomically
 
 
 class RunFolder:
@@ -24,13 +26,25 @@ class RunFolder:
         path: the folder; made when it is missing.
 
     Raises:
+        ConfigurationError: no folder can be made or written there.
+        RunFolderConflictError: there is a folder of something else.
         UnavailableError: another runner works in it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = (path / File.LOCK).open("a+")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            check_is_free_or_run(path)
+            self._lock = (path / File.LOCK).open("a+")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ConfigurationError(
+                "--output",
+                f"{path} cannot be made or written ({error.strerror})",
+                "Name a folder that you may write to",
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -45,6 +59,9 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
+        for left in path.glob(f".*{TEMPORARY_ENDING}"):
+            # A process that was killed while it wrote; the lock says that none is at work now.
+            left.unlink()
 
     def __enter__(self) -> Self:
         """Nothing more to open."""
@@ -86,9 +103,36 @@ class RunFolder:
         write_json_atomically(self.path / File.STATUS, status)
 
 
+def check_is_free_or_run(path: Path) -> None:
+    """Refuse a folder that holds something else than a run.
+
+    Raises:
+        RunFolderConflictError: it does.
+    """
+    names = sorted(entry.name for entry in path.iterdir())
+    foreign = [name for name in names if name != File.LOCK and not name.endswith(TEMPORARY_ENDING)]
+    if foreign and File.RUN not in foreign:
+        raise RunFolderConflictError(
+            str(path),
+            f"it is not empty and holds no run, but {', '.join(foreign[:3])}",
+            "Give the run another metadata.name or another --output",
+        )
+
+
 def read_status(path: Path) -> TrainingRunStatus | None:
-    """The status in a run folder; None before a run was started."""
+    """The status in a run folder; None before a run was started.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     file = path / File.STATUS
     if not file.exists():
         return None
-    return TrainingRunStatus.model_validate_json(file.read_bytes())
+    try:
+        return TrainingRunStatus.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            str(file),
+            "this is no status of a run",
+            "Remove the file; the run goes on from its checkpoint without it",
+        ) from error
