@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.trainyard-stamp
 OUTPUT ?= runs
 
-.PHONY: help init check generate test demo corpora constraints clean
+.PHONY: help init check generate test demo corpora cluster-binaries constraints clean
 
 help: ## List the commands.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 init: $(STAMP) ## Create .venv with everything that is pinned in constraints.txt (4.7 GB, once).
 
@@ -30,14 +30,14 @@ check: init ## Lint, format, types, import borders, and that generated files are
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy tools tests/support
+	@$(BIN)/mypy tools tests/support tests/cluster
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m trainyard_api.generate --check
 
 generate: init ## Write the files that derive from the schema: the CRD, docs/api.md and docs/metrics.md.
 	@$(BIN)/python -m trainyard_api.generate
 
-test: check ## All checks, then all tests.
+test: check cluster-binaries ## All checks, then all tests.
 	@$(BIN)/pytest --durations=15
 
 demo: init ## Pretrain a small BERT on the State of the Union addresses with 2 processes, and show its report.
@@ -48,6 +48,9 @@ demo: init ## Pretrain a small BERT on the State of the Union addresses with 2 p
 
 corpora: init ## Fetch the State of the Union corpus into the cache and print its folder.
 	@$(BIN)/python tools/fetch_corpora.py
+
+cluster-binaries: init ## Build the Kubernetes of the tests into the cache (10 minutes, once).
+	@$(BIN)/python -m tests.cluster.build
 
 constraints: init ## Resolve constraints.txt again from pyproject.toml.
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \

@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.corpus import sotu_folder
 
+pytest_plugins = ["tests.cluster.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def sotu_corpus() -> Path:

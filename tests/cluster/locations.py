@@ -1,0 +1,27 @@
+"""Where the test cluster keeps its programs and its state: in Trainyard's cache, never in the repository."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "sources"
+STAGES = Path(__file__).parent / "stages"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def cluster_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """`testcluster` in TRAINYARD_CACHE, or in `trainyard` under XDG_CACHE_HOME or ~/.cache."""
+    if own := environment.get("TRAINYARD_CACHE"):
+        return Path(own).expanduser().absolute() / "testcluster"
+    shared = environment.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache").absolute() / "trainyard" / "testcluster"
+
+
+def programs_folder() -> Path:
+    """Folder of all built programs, one folder in it per recipe and version."""
+    return cluster_cache() / "bin"
+
+
+def states_folder() -> Path:
+    """Folder of the states of running clusters."""
+    return cluster_cache() / "state"

@@ -1,0 +1,21 @@
+"""How tests steer pods of fake nodes: annotations that the stages in `stages/` read."""
+
+PREFIX = "test.trainyard.dev"
+
+WAITING_REASON = f"{PREFIX}/waiting-reason"
+"""The containers wait with this reason instead of running, such as ImagePullBackOff."""
+EXIT_CODE = f"{PREFIX}/exit-code"
+"""The containers end with this code: the pod succeeded with 0 and failed with another one."""
+EXIT_DELAY = f"{PREFIX}/exit-delay"
+"""How long a pod with an exit code runs, such as 2s; not at all when absent."""
+EXIT_REASON = f"{PREFIX}/exit-reason"
+"""Reason beside the exit code, such as OOMKilled; Completed or Error when absent."""
+TERMINATION_MESSAGE = f"{PREFIX}/termination-message"
+"""What the containers left as their termination message."""
+EXIT_CODE_ON_DELETE = f"{PREFIX}/exit-code-on-delete"
+"""The code with which the containers end when the pod is deleted, seen before the pod is gone."""
+STAYS_WHEN_DELETED = f"{PREFIX}/stays-when-deleted"
+"""A deleted pod never goes, as on a node that nobody hears from."""
+
+REAL_NODE_TAINT = f"{PREFIX}/real-node"
+"""Taint and label of the real node: pods land on fake nodes unless they ask for it."""
