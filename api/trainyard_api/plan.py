@@ -137,7 +137,7 @@ def plan_paths(name: str, storage_root: str, attempt: int) -> RunPaths:
     )
 
 
-def plan_run(  # noqa: PLR0913 - the five facts that the back ends know and the spec does not
+def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec does not
     run: TrainingRun,
     *,
     storage_root: str,
@@ -146,6 +146,7 @@ def plan_run(  # noqa: PLR0913 - the five facts that the back ends know and the 
     python: str = "python",
     mounts: Mapping[str, str] | None = None,
     threads_per_process: int = 0,
+    plan_file: str = "",
 ) -> RunPlan:
     """Decide every process of a run.
 
@@ -157,12 +158,13 @@ def plan_run(  # noqa: PLR0913 - the five facts that the back ends know and the 
         python: interpreter of the processes.
         mounts: path prefixes of source URIs and the folders that stand in for them.
         threads_per_process: CPU threads of each training process; 0 divides the cores the process may use.
+        plan_file: where the processes find the plan; `plan.json` of the run folder when empty.
 
     Raises:
         ConfigurationError: the world size does not divide the batch.
     """
     paths = plan_paths(run.metadata.name, storage_root, attempt)
-    plan_file = str(PurePosixPath(paths.run_folder) / File.PLAN)
+    plan_file = plan_file or str(PurePosixPath(paths.run_folder) / File.PLAN)
     command = (python, "-m", "trainyard_trainer")
     return RunPlan(
         name=run.metadata.name,

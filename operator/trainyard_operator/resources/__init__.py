@@ -1,0 +1,34 @@
+"""From a RunPlan to the objects of a cluster: pure functions that return plain dictionaries.
+
+The objects of one call share parts; they are for reading and sending, not for changing.
+"""
+
+from trainyard_operator.resources.cluster_plan import plan_for_cluster
+from trainyard_operator.resources.config_map import build_plan_config_map
+from trainyard_operator.resources.facts import Object, Owner, WorkerDefaults
+from trainyard_operator.resources.jobs import build_prepare_job
+from trainyard_operator.resources.object_names import (
+    config_map_name,
+    job_name,
+    pod_name,
+    service_name,
+)
+from trainyard_operator.resources.pods import build_gang
+from trainyard_operator.resources.service import build_service
+from trainyard_operator.resources.template_problems import problems_of_templates
+
+__all__ = [
+    "Object",
+    "Owner",
+    "WorkerDefaults",
+    "build_gang",
+    "build_plan_config_map",
+    "build_prepare_job",
+    "build_service",
+    "config_map_name",
+    "job_name",
+    "plan_for_cluster",
+    "pod_name",
+    "problems_of_templates",
+    "service_name",
+]
