@@ -28,8 +28,7 @@ def plan_for_cluster(run: TrainingRun, owner: Owner, attempt: int, defaults: Wor
 
 
 def threads_per_process(workers: Workers) -> int:
-    """CPU threads of each training process: whole cores of the pod's CPU limit, else of its request,
-    shared out.
+    """CPU threads of each training process: its share of the whole cores of the pod's limit, else request.
 
     The limit bounds what a pod may use, and more threads than that only wait for each other. A pod with
     neither may use its node's cores, which only the pod sees: 0 leaves it to divide those.

@@ -1,6 +1,4 @@
-"""What the operator knows and a TrainingRun does not say: who owns the children, and what its settings
-add.
-"""
+"""What the operator knows and a TrainingRun does not say: who owns the children, and its settings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +34,7 @@ class WorkerDefaults:
     """ConfigMap of the run's namespace with the authority of that server under `ca.crt`; pods start without
     it, and report once it is there."""
     cluster_domain: str = ""
-    """Ends rank 0's host name; when empty, the resolver's search list completes it, whatever the domain is."""
+    """Ends rank 0's host name; when empty, the resolver's search list completes it, in every domain."""
     termination_grace_seconds: int = 120
     """How long a pod may save a checkpoint after SIGTERM."""
     python: str = "python"

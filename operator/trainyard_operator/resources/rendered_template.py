@@ -1,5 +1,6 @@
 """The pod template of a stage: Trainyard's pod with the run's podTemplate merged over it."""
 
+from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import TRAINER_CONTAINER, PodPath, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.quantities import format_bytes, parse_quantity
@@ -14,22 +15,37 @@ def base_template(
 ) -> Object:
     """The pod template before the run's podTemplate."""
     return {
-        "metadata": {"labels": child_labels(owner, plan.attempt, stage), "annotations": {}},
+        "metadata": {"labels": child_labels(owner, plan.attempt, stage)},
         "spec": worker_pod_spec(owner, plan, stage, argv, defaults),
     }
+
+
+def merged_template(base: Object, plan: RunPlan) -> Object:
+    """The pod template after the run's podTemplate.
+
+    Raises:
+        ConfigurationError: podTemplate cannot be merged, or takes the worker container away.
+    """
+    merged = strategic_merge(base, plan.spec.workers.pod_template, TEMPLATE_PATH)
+    containers = merged.get("spec", {}).get("containers", [])
+    if not any(container["name"] == TRAINER_CONTAINER for container in containers):
+        raise ConfigurationError(
+            f"{TEMPLATE_PATH}.spec.containers",
+            f"the template takes the container {TRAINER_CONTAINER} away",
+            "Leave it in, and change its fields where you need to",
+        )
+    return merged
 
 
 def rendered_template(
     owner: Owner, plan: RunPlan, stage: Stage, argv: tuple[str, ...], defaults: WorkerDefaults
 ) -> Object:
-    """The pod template of a stage.
+    """The pod template of a stage, ready for use.
 
     Raises:
         ConfigurationError: podTemplate cannot be merged.
     """
-    base = base_template(owner, plan, stage, argv, defaults)
-    merged = strategic_merge(base, plan.spec.workers.pod_template, TEMPLATE_PATH)
-    return _with_counted_memory(merged)
+    return _with_counted_memory(merged_template(base_template(owner, plan, stage, argv, defaults), plan))
 
 
 def _with_counted_memory(template: Object) -> Object:
