@@ -1,5 +1,6 @@
 """The CustomResourceDefinition of a TrainingRun: a structural schema with CEL rules, from the models."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,8 +14,31 @@ from trainyard_api.schema_tree import Node, is_free_form, schema_tree
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import TrainingRunStatus
 
+
+def _kubernetes_object(description: str) -> Node:
+    """An object whose fields Kubernetes defines."""
+    return {"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": True}
+
+
 LIST_MAP_KEYS = {"spec.data.sources": ["name"], "status.conditions": ["type"]}
 """Lists whose items are told apart by a key, which the API server then keeps unique."""
+
+KNOWN_MEMBERS: dict[str, dict[str, Node]] = {
+    "spec.workers.resources": {
+        "limits": _kubernetes_object("Most that the container may use, by resource."),
+        "requests": _kubernetes_object("What the container is sure to get, by resource."),
+        "claims": {
+            "type": "array",
+            "description": "Claims of dynamic resource allocation.",
+            "items": _kubernetes_object("A claim, by name."),
+        },
+    },
+    "spec.workers.podTemplate": {
+        "metadata": _kubernetes_object("Labels and annotations of the pod."),
+        "spec": _kubernetes_object("Fields of the pod."),
+    },
+}
+"""Objects of Kubernetes of which the CRD names the members, so that the API server refuses any other."""
 
 PRINTER_COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -125,7 +149,9 @@ def _structural(node: Node, path: str, *, defaults: bool) -> Node:
     schema = _structural_keywords(node)
     if not defaults:
         schema.pop("default", None)
-    if is_free_form(node):
+    if path in KNOWN_MEMBERS:
+        schema["properties"] = copy.deepcopy(KNOWN_MEMBERS[path])
+    elif is_free_form(node):
         schema["x-kubernetes-preserve-unknown-fields"] = True
     elif isinstance(node.get("additionalProperties"), dict):
         values = node["additionalProperties"]
@@ -170,7 +196,8 @@ def _rule_validations(path: str) -> Iterable[dict[str, str]]:
     """The rules of `rules` that belong to a node."""
     for rule in ALL_RULES:
         if rule.cel is not None and rule.node == path:
-            yield {"rule": rule.cel, "message": rule.message}
+            place = {"fieldPath": rule.field.removeprefix(path)} if rule.field else {}
+            yield {"rule": rule.cel, "message": rule.message, **place}
 
 
 def _transition_validations(node: Node, path: str) -> Iterable[dict[str, str]]:

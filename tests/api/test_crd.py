@@ -76,8 +76,20 @@ def test_every_field_of_the_pydantic_schema_is_in_the_crd(root):
 def test_free_form_objects_keep_unknown_fields(root):
     free = [path for path, schema in schemas(root) if schema.get("x-kubernetes-preserve-unknown-fields")]
     assert "spec.deepspeed.config" in free
-    assert "spec.workers.podTemplate" in free
+    assert "spec.workers.podTemplate.spec" in free
     assert "spec.data.preparation.filters[]" in free
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("spec.workers.resources", {"limits", "requests", "claims"}),
+        ("spec.workers.podTemplate", {"metadata", "spec"}),
+    ],
+)
+def test_objects_of_kubernetes_name_their_members_so_that_others_are_refused(root, path, members):
+    assert at(root, path)["properties"].keys() == members
+    assert "x-kubernetes-preserve-unknown-fields" not in at(root, path)
 
 
 def test_defaults_are_whole_and_fit_their_own_schema(root):
@@ -120,14 +132,18 @@ def test_optional_fields_are_neither_required_nor_null(root):
 @pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if rule.cel], ids=lambda rule: rule.problem[:50])
 def test_each_rule_with_cel_stands_at_its_node_with_its_message(root, rule):
     validations = at(root, rule.node)["x-kubernetes-validations"]
-    assert {"rule": rule.cel, "message": rule.message} in validations
+    (stated,) = (each for each in validations if each["rule"] == rule.cel)
+    assert stated["message"] == rule.message
+    assert rule.node + stated.get("fieldPath", "") == (rule.field or rule.node)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if rule.cel], ids=lambda rule: rule.problem[:50])
 def test_the_fields_that_cel_reads_exist_at_its_node(rule):
     tree = schema_tree(TrainingRun)
-    for reference in set(re.findall(r"self((?:\.[a-zA-Z0-9]+)+)", rule.cel)):
+    for members, call in set(re.findall(r"self((?:\.[a-zA-Z0-9_]+)+)(\(?)", rule.cel)):
+        reference = members.rpartition(".")[0] if call else members
         assert node_at(tree, rule.node + reference) is not None, reference
+    assert node_at(tree, rule.field or rule.node) is not None
 
 
 def test_sources_are_a_map_by_name_so_that_names_are_unique(root):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from trainyard_api.problems import Problem
-from trainyard_api.rules.rule import Rule, predicate_rule
+from trainyard_api.rules.rule import Check, Rule, predicate_rule
 from trainyard_api.spec import Source, TrainingRun
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -27,14 +27,18 @@ def uri_problem(path: str, uri: str) -> Problem | None:
     return None
 
 
-def _uri_problems(run: TrainingRun) -> Iterable[Problem]:
-    """URIs of sources and of the tokenizer."""
-    uris = [
-        (f"spec.data.sources[{index}].uri", source.uri) for index, source in enumerate(run.spec.data.sources)
-    ]
-    if run.spec.tokenizer is not None and run.spec.tokenizer.uri is not None:
-        uris.append(("spec.tokenizer.uri", run.spec.tokenizer.uri))
-    return filter(None, (uri_problem(path, uri) for path, uri in uris))
+def _source_uri_problems(run: TrainingRun) -> Iterable[Problem]:
+    """URIs of sources that are no URIs, or not absolute."""
+    for index, source in enumerate(run.spec.data.sources):
+        if problem := uri_problem(f"spec.data.sources[{index}].uri", source.uri):
+            yield problem
+
+
+def _tokenizer_uri_problems(run: TrainingRun) -> Iterable[Problem]:
+    """The same of the tokenizer."""
+    tokenizer = run.spec.tokenizer
+    if tokenizer is not None and tokenizer.uri is not None:
+        yield from filter(None, [uri_problem("spec.tokenizer.uri", tokenizer.uri)])
 
 
 def _duplicate_name_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -85,6 +89,35 @@ def _format_by_ending(source: Source) -> str | None:
     return next((found for ending, found in _FORMATS_BY_ENDING.items() if name.endswith(ending)), None)
 
 
+def _uri_rule(path: str, check: Check) -> Rule:
+    """A URI has a scheme, and that of a file is absolute."""
+    node = path.rpartition(".")[0]
+    return Rule(
+        fields=(path,),
+        problem="uri has no scheme, or is a file:// URI that is not absolute",
+        remedy="Write a URI with an absolute path, such as file:///data/text/*.jsonl.gz",
+        check=check,
+        node=node,
+        cel=(
+            "!has(self.uri) || (self.uri.matches('^[a-zA-Z][a-zA-Z0-9+.-]*://') && "
+            "(!self.uri.matches('^(?i)file://') || self.uri.matches('^(?i)file:///')))"
+        ),
+        field=path,
+    )
+
+
+def _format_cel() -> str:
+    """The formats by ending, and that Text has no field, in CEL."""
+    clauses = ["(self.format != 'Text' || self.textField == 'text')"]
+    for text_format in dict.fromkeys(_FORMATS_BY_ENDING.values()):
+        endings = "|".join(
+            ending.removeprefix(".") for ending, name in _FORMATS_BY_ENDING.items() if name == text_format
+        )
+        pattern = rf"(?i)\\.({endings})(\\.(gz|bz2|xz|zst))?$"
+        clauses.append(f"(!self.uri.matches('{pattern}') || self.format == '{text_format}')")
+    return " && ".join(clauses)
+
+
 _SOURCES = "spec.data.sources[]"
 
 DATA_RULES: tuple[Rule, ...] = (
@@ -96,21 +129,25 @@ DATA_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         fields=(f"{_SOURCES}.uri", f"{_SOURCES}.textField", f"{_SOURCES}.documentBoundary"),
-        problem="two sources read the same text",
+        problem="two sources read the same text: equal uri, textField and documentBoundary",
         remedy="Remove one of them, and use weight to repeat text",
         check=_repeated_source_problems,
+        node="spec.data.sources",
+        cel=(
+            "self.all(x, self.exists_one(y, x.uri == y.uri && x.textField == y.textField && "
+            "x.documentBoundary == y.documentBoundary))"
+        ),
     ),
-    Rule(
-        fields=(f"{_SOURCES}.uri", "spec.tokenizer.uri"),
-        problem="a URI has no scheme, or a file:// URI is not absolute",
-        remedy="Write a URI with an absolute path, such as file:///data/text/*.jsonl.gz",
-        check=_uri_problems,
-    ),
+    _uri_rule(f"{_SOURCES}.uri", _source_uri_problems),
+    _uri_rule("spec.tokenizer.uri", _tokenizer_uri_problems),
     Rule(
         fields=(f"{_SOURCES}.uri", f"{_SOURCES}.format", f"{_SOURCES}.textField"),
         problem="format contradicts the ending of uri, or textField is set for Text",
         remedy="Write the format of the files",
         check=_format_problems,
+        node=_SOURCES,
+        cel=_format_cel(),
+        field=f"{_SOURCES}.format",
     ),
     predicate_rule(
         path="spec.data.packing.isolateDocuments",

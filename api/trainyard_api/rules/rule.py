@@ -25,6 +25,8 @@ class Rule:
     """Path of the schema node that carries the CEL rule, and that `self` means there."""
     cel: str | None = None
     """The rule in CEL, over defaulted objects; None where CEL cannot say it or a cluster must not."""
+    field: str = ""
+    """Path of the field that the API server names, where it lies below the node."""
 
     @property
     def message(self) -> str:
@@ -47,7 +49,8 @@ def predicate_rule(  # noqa: PLR0913 - a rule has that many parts
     def check(run: TrainingRun) -> Iterable[Problem]:
         return () if holds(run.spec) else (Problem(path, problem, remedy),)
 
-    return Rule(fields=fields, problem=problem, remedy=remedy, check=check, node=node, cel=cel)
+    field = path if node and path.startswith(f"{node}.") else ""
+    return Rule(fields=fields, problem=problem, remedy=remedy, check=check, node=node, cel=cel, field=field)
 
 
 def union_rule(path: str, members: tuple[str, ...], value_of: Callable[[TrainingRunSpec], object]) -> Rule:

@@ -42,30 +42,27 @@ def _batch_problems(run: TrainingRun) -> Iterable[Problem]:
         yield Problem(error.where, error.problem, error.remedy)
 
 
-def _unused_constant_problems(run: TrainingRun) -> Iterable[Problem]:
-    """Constants of another optimizer than the one chosen; equal to the default they are harmless."""
-    optimizer = run.spec.training.optimizer
-    for constant in _CONSTANTS:
-        value = getattr(optimizer, constant)
-        default = Optimizer.model_fields[constant].default
-        if constant not in _USED_CONSTANTS[optimizer.name] and value != default:
-            users = [name for name, used in _USED_CONSTANTS.items() if constant in used]
-            yield Problem(
-                f"{_OPTIMIZER}.{constant}",
-                f"{optimizer.name} does not use it",
-                f"Remove it, or set optimizer.name to {' or '.join(users)}",
-            )
+def _unused_constant_rule(constant: str) -> Rule:
+    """A constant of another optimizer than the one chosen is not set; equal to the default it is harmless."""
+    users = [name for name, used in _USED_CONSTANTS.items() if constant in used]
+    default = Optimizer.model_fields[constant].default
+    remedy = f"Remove it, or set optimizer.name to {' or '.join(users)}"
 
+    def check(run: TrainingRun) -> Iterable[Problem]:
+        optimizer = run.spec.training.optimizer
+        if optimizer.name not in users and getattr(optimizer, constant) != default:
+            yield Problem(f"{_OPTIMIZER}.{constant}", f"{optimizer.name} does not use it", remedy)
 
-def _unused_constants_cel() -> str:
-    """The same in CEL, for each constant: its default, or one of its users."""
-    clauses = []
-    for constant in _CONSTANTS:
-        default = Optimizer.model_fields[constant].default
-        literal = "false" if default is False else f"{default:.12f}".rstrip("0")
-        users = ", ".join(f"'{name}'" for name, used in _USED_CONSTANTS.items() if constant in used)
-        clauses.append(f"(self.{constant} == {literal} || self.name in [{users}])")
-    return " && ".join(clauses)
+    literal = "false" if default is False else f"{default:.12f}".rstrip("0")
+    return Rule(
+        fields=(_OPTIMIZER,),
+        problem=f"{constant} is set, but the optimizer does not use it",
+        remedy=remedy,
+        check=check,
+        node=_OPTIMIZER,
+        cel=f"self.{constant} == {literal} || self.name in {users}",
+        field=f"{_OPTIMIZER}.{constant}",
+    )
 
 
 def _deepspeed_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -121,15 +118,9 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "self.training.globalBatchSize % "
             "(self.training.microBatchSize * self.workers.nodes * self.workers.processesPerNode) == 0"
         ),
+        field="spec.training.globalBatchSize",
     ),
-    Rule(
-        fields=(_OPTIMIZER,),
-        problem="a constant is set that the optimizer does not use",
-        remedy="Remove it, or choose the optimizer that uses it",
-        check=_unused_constant_problems,
-        node=_OPTIMIZER,
-        cel=_unused_constants_cel(),
-    ),
+    *map(_unused_constant_rule, _CONSTANTS),
     predicate_rule(
         path=f"{_OPTIMIZER}.nesterov",
         fields=(_OPTIMIZER,),
