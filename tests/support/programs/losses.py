@@ -25,7 +25,7 @@ def stop_after(trainer: Trainer, num_steps: int) -> None:
         if trainer.state.step == num_steps and trainer.ranks.rank == trainer.ranks.world_size - 1:
             trainer.stop.requested = True
 
-    trainer.recorder.step_done = tell_and_stop  # type: ignore[method-assign]
+    trainer.recorder.step_done = tell_and_stop  # type: ignore[assignment, method-assign]
 
 
 def main() -> None:
