@@ -1,0 +1,40 @@
+"""Where the time of a run on a cluster went, added up as its attempts end."""
+
+from trainyard_api.policy.waiting import active_seconds_of
+from trainyard_api.status import Accounting, Attempt, LostSeconds, Timestamp
+from trainyard_api.timestamps import parse_timestamp
+
+
+def add_attempt(accounting: Accounting, attempt: Attempt, accelerators_per_node: int) -> Accounting:
+    """The account with an attempt that has ended.
+
+    Args:
+        accounting: the account so far.
+        attempt: the attempt, with its end.
+        accelerators_per_node: devices of each worker pod.
+    """
+    active = active_seconds_of(attempt, parse_timestamp(attempt.finished_at or attempt.started_at))
+    startup = _seconds(attempt.pods_scheduled_at, attempt.pods_running_at)
+    is_first = attempt.number == 0
+    lost = accounting.lost_seconds
+    return accounting.model_copy(
+        update={
+            "active_seconds": accounting.active_seconds + active,
+            "accelerator_seconds": accounting.accelerator_seconds
+            + active * (attempt.nodes or 1) * accelerators_per_node,
+            "lost_seconds": LostSeconds(
+                queue=lost.queue + _seconds(attempt.stage_started_at, attempt.pods_scheduled_at),
+                startup=lost.startup + (startup if is_first else 0.0),
+                restart=lost.restart + (0.0 if is_first else startup),
+                recompute=lost.recompute,
+                stall=lost.stall,
+            ),
+        }
+    )
+
+
+def _seconds(start: Timestamp | None, end: Timestamp | None) -> float:
+    """Seconds between two moments, 0 when one is missing."""
+    if start is None or end is None:
+        return 0.0
+    return max(0.0, parse_timestamp(end) - parse_timestamp(start))
