@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -75,7 +76,8 @@ class StopForwarder:
             raise SystemExit(ExitCode.PREEMPTED)
         if first:
             for rank in ranks:
-                rank.send_signal(signal.SIGTERM)
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    rank.send_signal(signal.SIGTERM)
 
 
 def run_node(plan_file: Path, environment: Mapping[str, str]) -> int:
