@@ -3,14 +3,23 @@
 import errno
 import sys
 
-from trainyard_api.errors import TrainyardError
-from trainyard_api.names import ExitCode
-from trainyard_trainer.cli import app
-from trainyard_trainer.exit_records import say
+from trainyard_trainer.init_process import continue_in_child_of_init
 
 
 def main() -> None:
+    """Run a command, in a container in a child of the first process."""
+    continue_in_child_of_init()
+    run_command()
+
+
+def run_command() -> None:
     """Run a command; an error becomes a line with a remedy and the exit code, without a traceback."""
+    # Loaded here, so that the first process of a container does without.
+    from trainyard_api.errors import TrainyardError  # noqa: PLC0415
+    from trainyard_api.names import ExitCode  # noqa: PLC0415
+    from trainyard_trainer.cli import app  # noqa: PLC0415
+    from trainyard_trainer.exit_records import say  # noqa: PLC0415
+
     try:
         app(standalone_mode=True)
     except TrainyardError as error:

@@ -8,6 +8,7 @@ waits for the ranks to save; the stock agent would kill them after 30 seconds.
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +19,14 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from trainyard_api.names import Environment, ExitCode
+from trainyard_api.names import Environment, ExitCode, Reason
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.failure import ProcessEnd, first_failure
 from trainyard_api.progress import ExitRecord
 from trainyard_trainer.exit_records import exit_record_path, read_exit_record, write_exit_record
 from trainyard_trainer.lifeline import PARENT_VARIABLE, die_with_runner
+from trainyard_trainer.pod import explained, is_in_pod, leave_message, write_lines_at_once
+from trainyard_trainer.processes import log_tail
 from trainyard_trainer.progress import timestamp
 from trainyard_trainer.stage_run import STOPPED_CODES
 
@@ -36,11 +39,17 @@ UNHANDLED_SIGNAL = "SIGHUP"
 
 
 class RankLogs(LogsSpecs):
-    """Sends the output of each rank to `rank-N.log`, N being the global rank."""
+    """Sends the output of each rank to `rank-N.log`, N being the global rank.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where the files are.
+        shown: whether this process prints the lines too, for the log of the container.
+    """
+
+    def __init__(self, folder: Path, *, shown: bool = False) -> None:
         super().__init__(log_dir=str(folder))
         self._folder = folder
+        self._shown = shown
 
     @property
     def root_log_dir(self) -> str:
@@ -50,10 +59,18 @@ class RankLogs(LogsSpecs):
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """A file per local rank; the rank sends its standard error there too."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        files = {local: str(self._folder / f"rank-{env['RANK']}.log") for local, env in envs.items()}
+        files = {local: str(rank_log(self._folder, int(env["RANK"]))) for local, env in envs.items()}
         return LogsDest(
-            stdouts=files, stderrs=dict.fromkeys(envs, ""), error_files=dict.fromkeys(envs, os.devnull)
+            stdouts=files,
+            stderrs=dict.fromkeys(envs, ""),
+            tee_stdouts=files if self._shown else {},
+            error_files=dict.fromkeys(envs, os.devnull),
         )
+
+
+def rank_log(logs: Path, rank: int) -> Path:
+    """The output of a rank."""
+    return logs / f"rank-{rank}.log"
 
 
 class StopForwarder:
@@ -88,13 +105,23 @@ def run_node(plan_file: Path, environment: Mapping[str, str]) -> int:
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
     command = ("-m", "trainyard_trainer", "rank", "--plan", str(plan_file))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    try:
-        elastic_launch(launch_config(plan, environment), sys.executable)(*command)
-    except ChildFailedError as error:
-        ends = process_ends(error.failures, Path(plan.paths.logs))
-        leave_evidence(ends, Path(plan.paths.logs))
-        return exit_code_of(ends, stop_requested=stop.requested)
+    write_lines_at_once()
+    with explained(environment, rank=first_rank(environment)):
+        try:
+            elastic_launch(launch_config(plan, environment), sys.executable)(*command)
+        except ChildFailedError as error:
+            logs = Path(plan.paths.logs)
+            ends = process_ends(error.failures, logs)
+            leave_evidence(ends, logs)
+            code = exit_code_of(ends, stop_requested=stop.requested)
+            leave_message(end_of_node(ends, logs, code), environment)
+            return code
     return ExitCode.SUCCEEDED
+
+
+def first_rank(environment: Mapping[str, str]) -> int:
+    """The lowest global rank of this node."""
+    return int(environment[Environment.NODE_RANK]) * int(environment[Environment.PROCESSES_PER_NODE])
 
 
 def launch_config(plan: RunPlan, environment: Mapping[str, str]) -> LaunchConfig:
@@ -112,7 +139,8 @@ def launch_config(plan: RunPlan, environment: Mapping[str, str]) -> LaunchConfig
         rdzv_configs={"rank": int(environment[Environment.NODE_RANK])},
         max_restarts=0,
         monitor_interval=MONITOR_INTERVAL_SECONDS,
-        logs_specs=RankLogs(Path(plan.paths.logs)),
+        logs_specs=RankLogs(Path(plan.paths.logs), shown=is_in_pod(environment)),
+        log_line_prefix_template="[rank ${rank}] ",
         signals_to_handle=UNHANDLED_SIGNAL,
         shutdown_timeout=SURVIVOR_TIMEOUT_SECONDS,
     )
@@ -162,3 +190,20 @@ def leave_evidence(ends: list[ProcessEnd], logs: Path) -> None:
             time=timestamp(end.ended_at),
         )
         write_exit_record(exit_record_path(logs, end.rank), record)
+
+
+def end_of_node(ends: list[ProcessEnd], logs: Path, code: int) -> ExitRecord:
+    """The record of the rank that failed first, with the end of its log and the node's exit code."""
+    failure = first_failure(ends)
+    if failure is None or failure.rank is None:
+        return ExitRecord(rank=0, exit_code=code, reason=Reason.PROCESS_FAILED, time=timestamp(time.time()))
+    own = next((end.record for end in ends if end.rank == failure.rank), None)
+    return ExitRecord(
+        rank=failure.rank,
+        exit_code=code,
+        reason=Reason.PREEMPTED if code == ExitCode.PREEMPTED else failure.reason,
+        message=failure.message,
+        log_tail=log_tail(rank_log(logs, failure.rank)),
+        step=own.step if own is not None else None,
+        time=own.time if own is not None else timestamp(time.time()),
+    )

@@ -17,7 +17,11 @@ from trainyard_api.progress import ExitRecord
 from trainyard_trainer.exit_records import exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_parent
 from trainyard_trainer.progress import timestamp
+from trainyard_trainer.progress_push import finish_publishing
 from trainyard_trainer.signals import StopRequest
+
+LAST_REPORT_SECONDS = 5.0
+"""How long the last report may take when training ended in order; after a fault nobody waits for it."""
 
 LOST_PEER_WORDS = (
     "Connection closed by peer",
@@ -47,6 +51,8 @@ def run_rank(plan_file: Path) -> NoReturn:
         rank=rank, exit_code=code, reason=reason, message=message, time=timestamp(time.time())
     )
     write_exit_record(exit_record_path(Path(plan.paths.logs), rank), record)
+    if code in (ExitCode.SUCCEEDED, ExitCode.PREEMPTED):
+        finish_publishing(LAST_REPORT_SECONDS)
     with suppress(OSError):  # the log may lie on a full disk; the code still has to be told
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,6 +10,7 @@ from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
 from trainyard_api.status import CheckpointStatus, Progress
 from trainyard_trainer.checkpoint import CommittedCheckpoint, TrainState
 from trainyard_trainer.progress import append_record, timestamp, write_json_atomically
+from trainyard_trainer.progress_push import ProgressSink, publish
 
 PROGRESS_INTERVAL_SECONDS = 1.0
 RATE_WINDOW_STEPS = 20
@@ -42,12 +43,21 @@ class Recorder:
         run_folder: where; None writes nothing (ranks other than 0).
         attempt: number of this start of the gang.
         clock: Unix time in seconds.
+        sink: gets every progress report as well; the operator, where there is one.
     """
 
-    def __init__(self, run_folder: Path | None, attempt: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        run_folder: Path | None,
+        attempt: int,
+        clock: Callable[[], float],
+        sink: ProgressSink = publish,
+    ) -> None:
         self._folder = run_folder
         self._attempt = attempt
         self._clock = clock
+        self._sink = sink
+        self._last_report: ProgressReport | None = None
         self._checkpoint: CheckpointStatus | None = None
         self._recent: deque[StepFigures] = deque(maxlen=RATE_WINDOW_STEPS)
         self._last_report_time = float("-inf")
@@ -76,7 +86,7 @@ class Recorder:
         self._append_history(
             HistoryRecord(step=state.step, time=self._clock(), evaluation_loss=state.evaluation_loss)
         )
-        self.report(state, total_steps)
+        self.report(state, total_steps, urgent=True)
 
     def checkpoint_committed(self, path: Path, state: TrainState, seconds: float) -> None:
         """Tell of a new checkpoint."""
@@ -84,6 +94,8 @@ class Recorder:
             step=state.step, uri=path.as_uri(), committed_at=timestamp(self._clock())
         )
         self.event("CheckpointCommitted", f"step {state.step}", seconds=seconds, step=state.step)
+        if self._last_report is not None:
+            self._tell(self._last_report.model_copy(update={"checkpoint": self._checkpoint}), urgent=True)
 
     def resumed(self, checkpoint: CommittedCheckpoint) -> None:
         """Tell which checkpoint training goes on from."""
@@ -109,15 +121,22 @@ class Recorder:
             ),
         )
 
-    def report(self, state: TrainState, total_steps: int) -> None:
-        """Replace the progress report."""
+    def report(self, state: TrainState, total_steps: int, *, urgent: bool = False) -> None:
+        """Replace the progress report; an urgent one reaches the operator at once."""
         self._last_report_time = self._clock()
         if self._folder is None:
             return
         report = ProgressReport(
             attempt=self._attempt, progress=self._progress(state, total_steps), checkpoint=self._checkpoint
         )
+        self._tell(report, urgent=urgent)
+
+    def _tell(self, report: ProgressReport, *, urgent: bool) -> None:
+        if self._folder is None:
+            return
+        self._last_report = report
         write_json_atomically(self._folder / File.PROGRESS, report)
+        self._sink(report, urgent=urgent)
 
     def _progress(self, state: TrainState, total_steps: int) -> Progress:
         newest = self._recent[-1] if self._recent else None

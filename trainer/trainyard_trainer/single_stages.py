@@ -1,10 +1,14 @@
 """The processes of the stages that are no gang: Prepare and Export."""
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from trainyard_api.names import ExitCode, File, Stage
 from trainyard_api.plan import RunPlan
@@ -12,20 +16,29 @@ from trainyard_api.progress import ExitRecord, ProgressReport
 from trainyard_api.status import Progress
 from trainyard_trainer.exit_records import stage_exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_runner
-from trainyard_trainer.progress import timestamp, write_json_atomically
-from trainyard_trainer.rank import translate
-from trainyard_trainer.signals import StopRequest
+from trainyard_trainer.pod import explained, leave_message, write_lines_at_once
+from trainyard_trainer.progress import read_progress, timestamp, write_json_atomically
+from trainyard_trainer.progress_push import ProgressSink, finish_publishing, publish
+from trainyard_trainer.rank import LAST_REPORT_SECONDS, translate
+from trainyard_trainer.signals import STOP_SIGNALS, StopRequest
 
 MODEL_STATUS = "model_status.json"
 """Where Export tells the runner what it made, in the folder of the attempt's logs."""
 
 
 class PrepareReporter:
-    """Turns what the preparation tells into progress reports."""
+    """Turns what the preparation tells into progress reports.
 
-    def __init__(self, run_folder: Path, attempt: int) -> None:
+    Args:
+        run_folder: where progress.json is.
+        attempt: number of this attempt.
+        sink: gets every report as well; the operator, where there is one.
+    """
+
+    def __init__(self, run_folder: Path, attempt: int, sink: ProgressSink = publish) -> None:
         self._file = run_folder / File.PROGRESS
         self._attempt = attempt
+        self._sink = sink
         self._step = ""
         self._started = 0.0
 
@@ -44,7 +57,9 @@ class PrepareReporter:
             eta_seconds=round((total - done) / rate) if total and rate else None,
             updated_at=timestamp(now),
         )
-        write_json_atomically(self._file, ProgressReport(attempt=self._attempt, progress=progress))
+        report = ProgressReport(attempt=self._attempt, progress=progress)
+        write_json_atomically(self._file, report)
+        self._sink(report)
 
 
 def amount(number: int, unit: str) -> str:
@@ -83,8 +98,10 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     stop.install()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
     reporter = PrepareReporter(Path(plan.paths.run_folder), plan.attempt)
-    with recorded(Path(plan.paths.logs), Stage.PREPARE):
+    write_lines_at_once()
+    with explained(os.environ), recorded(Path(plan.paths.logs), Stage.PREPARE):
         prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
+    finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
 
 
@@ -99,13 +116,46 @@ def run_export(plan_file: Path) -> int:
     Raises:
         TrainyardError: there is no checkpoint, or it does not give the model that the plan describes.
     """
+    die_with_runner()
+    for number in STOP_SIGNALS:
+        signal.signal(number, _leave)
+    write_lines_at_once()
+    with explained(os.environ):
+        return _export(RunPlan.model_validate_json(plan_file.read_bytes()))
+
+
+def _export(plan: RunPlan) -> int:
     from trainyard_trainer.export import export  # noqa: PLC0415 - torch loads after the lifeline
 
-    die_with_runner()
-    plan = RunPlan.model_validate_json(plan_file.read_bytes())
     logs = Path(plan.paths.logs)
+    publish(export_report(plan, 0.0))
     with recorded(logs, Stage.EXPORT):
         status = export(plan)
         logs.mkdir(parents=True, exist_ok=True)
         write_json_atomically(logs / MODEL_STATUS, status)
+    leave_message(status, os.environ)
+    publish(export_report(plan, 100.0))
+    finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
+
+
+def export_report(plan: RunPlan, percent: float) -> ProgressReport:
+    """The report of the export: how training ended, in a new stage.
+
+    It goes to the operator only: progress.json keeps the last word of training.
+    """
+    trained = read_progress(Path(plan.paths.run_folder))
+    changes = {"stage": Stage.EXPORT, "detail": "", "percent": percent, "eta_seconds": None}
+    now = timestamp(time.time())
+    progress = trained.progress if trained is not None else Progress(stage=Stage.EXPORT, updated_at=now)
+    return ProgressReport(
+        attempt=plan.attempt,
+        progress=progress.model_copy(update={**changes, "updated_at": now}),
+        checkpoint=trained.checkpoint if trained is not None else None,
+    )
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave an export: its folder appears whole or not at all, so there is nothing to save."""
+    del number, frame
+    sys.exit(ExitCode.PREEMPTED)
