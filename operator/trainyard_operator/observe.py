@@ -30,8 +30,10 @@ class ObservedRun:
     """Whether it is being deleted."""
     document: bytes
     """JSON of the parts that a person writes: identity and spec."""
+    written: TrainingRunStatus
+    """The status that the API server has."""
     status: TrainingRunStatus
-    """What the operator wrote last."""
+    """The status as it is by now; it may wait to be written, see `Store.believe`."""
     upstream_names: tuple[str, ...]
     """Runs whose models it starts from."""
 
@@ -163,6 +165,7 @@ def observe_run(raw: Object) -> ObservedRun:
         created_at=parse_timestamp(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
         document=json.dumps(document, separators=(",", ":")).encode(),
+        written=status,
         status=status,
         upstream_names=tuple(_upstream_names(spec)),
     )

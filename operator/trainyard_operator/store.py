@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from trainyard_api.status import TrainingRunStatus
 from trainyard_operator.keys import RunKey
 from trainyard_operator.observe import ObservedJob, ObservedPod, ObservedRun, version_number
 
@@ -79,6 +80,12 @@ class Store:
         for name in run.upstream_names:
             self._dependents.setdefault((run.key.namespace, name), set()).add(run.key)
         return {run.key} | self._dependents.get(place, set())
+
+    def believe(self, key: RunKey, status: TrainingRunStatus) -> None:
+        """Have later passes go on from a status that is not written yet, until the run has a new version."""
+        run = self._runs.get(key)
+        if run is not None:
+            self._runs[key] = replace(run, status=status)
 
     def remove_run(self, key: RunKey) -> set[RunKey]:
         """A run is gone; its children are the garbage collector's."""

@@ -5,8 +5,28 @@ from trainyard_api.status import Accounting, Attempt, LostSeconds, Timestamp
 from trainyard_api.timestamps import parse_timestamp
 
 
+def add_stage(accounting: Accounting, attempt: Attempt) -> Accounting:
+    """The account with the waiting of a stage that has ended.
+
+    Args:
+        accounting: the account so far.
+        attempt: the attempt while it is still in that stage.
+    """
+    startup = _seconds(attempt.pods_scheduled_at, attempt.pods_running_at)
+    is_first = attempt.number == 0
+    lost = accounting.lost_seconds
+    waiting = LostSeconds(
+        queue=lost.queue + _seconds(attempt.stage_started_at, attempt.pods_scheduled_at),
+        startup=lost.startup + (startup if is_first else 0.0),
+        restart=lost.restart + (0.0 if is_first else startup),
+        recompute=lost.recompute,
+        stall=lost.stall,
+    )
+    return accounting.model_copy(update={"lost_seconds": waiting})
+
+
 def add_attempt(accounting: Accounting, attempt: Attempt, accelerators_per_node: int) -> Accounting:
-    """The account with an attempt that has ended.
+    """The account with the work of an attempt that has ended, and the waiting of its last stage.
 
     Args:
         accounting: the account so far.
@@ -14,21 +34,11 @@ def add_attempt(accounting: Accounting, attempt: Attempt, accelerators_per_node:
         accelerators_per_node: devices of each worker pod.
     """
     active = active_seconds_of(attempt, parse_timestamp(attempt.finished_at or attempt.started_at))
-    startup = _seconds(attempt.pods_scheduled_at, attempt.pods_running_at)
-    is_first = attempt.number == 0
-    lost = accounting.lost_seconds
-    return accounting.model_copy(
+    devices = (attempt.nodes or 1) * accelerators_per_node
+    return add_stage(accounting, attempt).model_copy(
         update={
             "active_seconds": accounting.active_seconds + active,
-            "accelerator_seconds": accounting.accelerator_seconds
-            + active * (attempt.nodes or 1) * accelerators_per_node,
-            "lost_seconds": LostSeconds(
-                queue=lost.queue + _seconds(attempt.stage_started_at, attempt.pods_scheduled_at),
-                startup=lost.startup + (startup if is_first else 0.0),
-                restart=lost.restart + (0.0 if is_first else startup),
-                recompute=lost.recompute,
-                stall=lost.stall,
-            ),
+            "accelerator_seconds": accounting.accelerator_seconds + active * devices,
         }
     )
 

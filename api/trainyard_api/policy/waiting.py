@@ -1,4 +1,4 @@
-"""The deadlines of an attempt on a cluster: for the queue, for the start-up, for work, and for the next step."""
+"""The deadlines of an attempt on a cluster: for the queue, the start-up, the work, and the next step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

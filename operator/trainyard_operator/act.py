@@ -1,0 +1,240 @@
+"""The second third of a pass: make what a decision wants true. Every step may be repeated after a crash."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainyard_api.names import File, Label, Reason, Stage
+from trainyard_api.plan import RunPlan
+from trainyard_api.spec import TrainingRun
+from trainyard_operator.cluster import CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES, Cluster, Deletion, Object
+from trainyard_operator.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+from trainyard_operator.facts import Begin, Decision, Stop
+from trainyard_operator.keys import RunKey
+from trainyard_operator.observe import observe_job, observe_pod
+from trainyard_operator.resources import (
+    Owner,
+    WorkerDefaults,
+    build_gang,
+    build_plan_config_map,
+    build_prepare_job,
+    build_service,
+    config_map_name,
+    plan_for_cluster,
+    service_name,
+)
+from trainyard_operator.store import Store
+
+REPEAT_SECONDS = 5.0
+"""How long a deletion is given to show before it is sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The cluster does not take an object; it may later."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a decision."""
+
+    begun: bool = False
+    """Whether all objects of the stage are there now."""
+    refusal: Refusal | None = None
+    """Why they are not."""
+
+
+class Actor:
+    """Creates and deletes the children of runs.
+
+    Args:
+        cluster: where they are.
+        store: gets what the API server answers, so that the next pass sees it before the watch does.
+        defaults: what pods get where the run says nothing.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self, cluster: Cluster, store: Store, defaults: WorkerDefaults, clock: Callable[[], float]
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._defaults = defaults
+        self._clock = clock
+        self._stopped_at: dict[tuple[RunKey, int], float] = {}
+
+    async def act(self, key: RunKey, run: TrainingRun | None, decision: Decision) -> Outcome:
+        """Do what was decided.
+
+        Raises:
+            ClusterError: the API server did not answer as it should; what is done stays done.
+        """
+        if decision.delete_run:
+            await self._ignore_gone(
+                self._cluster.delete(RUNS, key.namespace, key.name, Deletion(uid=key.uid))
+            )
+            return Outcome()
+        stops = [self._stop(key, stop) for stop in decision.stops if self._is_due(key, stop)]
+        if decision.begin is None or run is None:
+            await _all(stops)
+            return Outcome()
+        refusal, *_ = await _all([self._begin(key, run, decision.begin), *stops])
+        return Outcome(begun=refusal is None, refusal=refusal)
+
+    def forget(self, key: RunKey) -> None:
+        """Drop what is kept of a run that is gone."""
+        for place in [place for place in self._stopped_at if place[0] == key]:
+            del self._stopped_at[place]
+
+    async def _begin(self, key: RunKey, run: TrainingRun, begin: Begin) -> Refusal | None:
+        """Make the objects of a stage; the plan of an attempt is made once and then law."""
+        owner = Owner(key.name, key.namespace, key.uid)
+        if begin.stage is Stage.PREPARE and begin.is_new:
+            plan = plan_for_cluster(run, owner, begin.attempt, self._defaults)
+            job = build_prepare_job(run, owner, plan, self._defaults)
+            tasks = [self._stored_plan(owner, plan), self._service(owner, begin), self._job(owner, job)]
+            return await _first_refusal(tasks)
+        plan = await self._plan(run, owner, begin)
+        if begin.stage is Stage.PREPARE:
+            job = build_prepare_job(run, owner, plan, self._defaults)
+            return await _first_refusal([self._service(owner, begin), self._job(owner, job)])
+        pods = build_gang(run, owner, plan, begin.stage, self._defaults, {})
+        known = {pod.name for pod in self._store.pods(key) if pod.attempt == begin.attempt}
+        missing = [pod for pod in pods if pod["metadata"]["name"] not in known]
+        return await _first_refusal([self._service(owner, begin), self._pods(key, missing)])
+
+    async def _plan(self, run: TrainingRun, owner: Owner, begin: Begin) -> RunPlan:
+        """The plan of an attempt: the stored one, or a new one that gets stored."""
+        if not begin.is_new:
+            try:
+                return await self._read_plan(owner, begin.attempt)
+            except NotFoundError:
+                pass  # somebody deleted it; it is made again below
+        return await self._stored_plan(owner, plan_for_cluster(run, owner, begin.attempt, self._defaults))
+
+    async def _stored_plan(self, owner: Owner, plan: RunPlan) -> RunPlan:
+        """Store a plan; when one is stored already, such as before a crash, that one holds."""
+        body = build_plan_config_map(owner, plan)
+        try:
+            await self._cluster.create(CONFIG_MAPS, owner.namespace, body)
+        except AlreadyExistsError:
+            return await self._read_plan(owner, plan.attempt)
+        return plan
+
+    async def _read_plan(self, owner: Owner, attempt: int) -> RunPlan:
+        """The stored plan of an attempt."""
+        stored = await self._cluster.get(CONFIG_MAPS, owner.namespace, config_map_name(owner, attempt))
+        return RunPlan.model_validate_json(stored["data"][File.PLAN.value])
+
+    async def _service(self, owner: Owner, begin: Begin) -> None:
+        """See to it that the run's Service selects the gang of this attempt."""
+        if begin.stage is Stage.EXPORT:
+            return
+        if not begin.is_new:
+            try:
+                await self._cluster.get(SERVICES, owner.namespace, service_name(owner))
+            except NotFoundError:
+                pass  # somebody deleted it; it is made again below
+            else:
+                return
+        await self._cluster.apply(SERVICES, owner.namespace, build_service(owner, begin.attempt))
+
+    async def _job(self, owner: Owner, body: Object) -> None:
+        """Create the Job of a stage, unless it is there."""
+        try:
+            raw = await self._cluster.create(JOBS, owner.namespace, body)
+        except AlreadyExistsError:
+            raw = await self._cluster.get(JOBS, owner.namespace, body["metadata"]["name"])
+        job = observe_job(raw)
+        if job is not None:
+            self._store.put_job(job)
+
+    async def _pods(self, key: RunKey, bodies: Sequence[Object]) -> None:
+        """Create the pods of a gang at once; after a first refusal no further one is asked for.
+
+        Raises:
+            ForbiddenError: a quota or admission refuses a pod.
+            InvalidError: the API server refuses it.
+        """
+        refused = asyncio.Event()
+
+        async def create(body: Object) -> None:
+            if not refused.is_set():
+                try:
+                    await self._pod(key, body)
+                except (ForbiddenError, InvalidError):
+                    refused.set()
+                    raise
+
+        await _all([create(body) for body in bodies])
+
+    async def _pod(self, key: RunKey, body: Object) -> None:
+        """Create a pod, unless it is there."""
+        name = body["metadata"]["name"]
+        try:
+            raw = await self._cluster.create(PODS, key.namespace, body)
+        except AlreadyExistsError:
+            raw = await self._cluster.get(PODS, key.namespace, name)
+        pod = observe_pod(raw, self._clock())
+        if pod is None or pod.run != key:
+            raise InvalidError(f"pod {name} is not of this run; delete it, because the run needs its name")
+        self._store.put_pod(pod)
+
+    async def _stop(self, key: RunKey, stop: Stop) -> None:
+        """Delete what is at work of an attempt."""
+        self._stopped_at[key, stop.attempt] = self._clock()
+        stages = ",".join(stage.lower() for stage in Stage if stage is not Stage.PREPARE)
+        selector = f"{Label.RUN_UID}={key.uid},{Label.ATTEMPT}={stop.attempt},{Label.STAGE} in ({stages})"
+        tasks: list[Coroutine[Any, Any, None]] = [
+            self._ignore_gone(self._cluster.delete(JOBS, key.namespace, job.name, Deletion(uid=job.uid)))
+            for job in stop.jobs
+        ]
+        if stop.has_pods:
+            deletion = Deletion(grace_seconds=stop.grace_seconds)
+            tasks.append(self._cluster.delete_all(PODS, key.namespace, selector, deletion))
+        await _all(tasks)
+
+    def _is_due(self, key: RunKey, stop: Stop) -> bool:
+        """Whether a deletion is to be sent: not while the last one may still be on its way to the watch."""
+        sent_at = self._stopped_at.get((key, stop.attempt))
+        return sent_at is None or self._clock() - sent_at >= REPEAT_SECONDS
+
+    @staticmethod
+    async def _ignore_gone(request: Coroutine[Any, Any, None]) -> None:
+        """Delete what may be gone, or be another object of the same name by now."""
+        try:
+            await request
+        except (NotFoundError, ConflictError):
+            return
+
+
+async def _first_refusal(tasks: Sequence[Coroutine[Any, Any, Any]]) -> Refusal | None:
+    """Do several things at once; what the cluster refuses is told, what it cannot answer is raised."""
+    try:
+        await _all(tasks)
+    except ForbiddenError as error:
+        reason = Reason.QUOTA_EXCEEDED if error.is_quota else Reason.ADMISSION_REFUSED
+        return Refusal(reason, error.message)
+    except InvalidError as error:
+        return Refusal(Reason.ADMISSION_REFUSED, error.message)
+    return None
+
+
+async def _all(tasks: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Do several things at once, each to its end; the gravest error is raised, refusals last."""
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    grave = [error for error in errors if not isinstance(error, ForbiddenError | InvalidError)]
+    for error in (*grave, *errors):
+        raise error
+    return results

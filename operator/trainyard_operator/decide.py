@@ -1,0 +1,335 @@
+"""What follows from what is seen of a run: pure, and the heart of the operator. `decide` is the recipe.
+
+Nothing here is remembered: every pass may be the first after a crash. What a later pass has to know is in the
+status, and an end is written there before anything that follows from it is done.
+"""
+
+from collections.abc import Sequence
+
+from trainyard_api.names import ConditionType, ExitCode, Reason, Stage
+from trainyard_api.policy.conditions import find_condition, holds, is_finished
+from trainyard_api.policy.restart import Action, backoff_seconds, count_faults, decide_after_end
+from trainyard_api.policy.stages import first_stage, following_stage
+from trainyard_api.policy.waiting import Deadline, Work, deadlines
+from trainyard_api.spec import TrainingRun
+from trainyard_api.status import Attempt, Failure, ModelStatus
+from trainyard_api.timestamps import parse_timestamp
+from trainyard_operator.ends import end_of, model_of
+from trainyard_operator.facts import Begin, Decision, Facts, Stop
+from trainyard_operator.gang import OVERDUE_SECONDS, Gang, gang_of, is_overdue, tell_gang
+from trainyard_operator.observe import ObservedJob, ObservedPod
+from trainyard_operator.settings import Settings
+from trainyard_operator.status import StatusDraft
+
+RECHECK_SECONDS = 15.0
+"""How often a cause that no watch tells of, such as a missing claim, is looked for again."""
+
+
+def decide(facts: Facts, settings: Settings, now: float) -> Decision:
+    """Decide what to do about a run.
+
+    Args:
+        facts: what is known of it.
+        settings: grace periods and waiting times.
+        now: Unix time, in seconds.
+    """
+    draft = StatusDraft(facts.run.status, facts.run.generation, now)
+    if is_finished(draft.status.conditions):
+        return _after_the_end(facts, draft)
+    _take_progress(facts, draft)
+    _tell_validity(facts, draft)
+    attempt = draft.attempt
+    if facts.spec is None:
+        return Decision(draft, wake_after=RECHECK_SECONDS)
+    if attempt is None:
+        return _start(facts, facts.spec, draft, settings)
+    return _continue(facts, facts.spec, draft, attempt, settings)
+
+
+def _start(facts: Facts, run: TrainingRun, draft: StatusDraft, settings: Settings) -> Decision:
+    """No attempt is open: clean up after the last one, and begin the next unless something is in the way."""
+    stops = _leftovers(facts, draft.next_number, _grace(draft, settings))
+    if facts.problems:
+        draft.clear(ConditionType.RUNNING, Reason.SPEC_INVALID)
+        return Decision(draft, stops=stops, wake_after=RECHECK_SECONDS)
+    if run.spec.suspend:
+        return _rest(facts, draft, stops)
+    if facts.obstacle is not None:
+        draft.condition(ConditionType.ADMITTED, "False", facts.obstacle.reason, facts.obstacle.message)
+        return Decision(draft, stops=stops, wake_after=RECHECK_SECONDS)
+    wait = _backoff_left(draft)
+    if wait > 0.0:
+        return Decision(draft, stops=stops, wake_after=wait)
+    draft.clear(ConditionType.SUSPENDED, Reason.RESUMED)
+    draft.clear(ConditionType.PROGRESSING, Reason.PODS_PENDING)
+    last = draft.status.attempts[-1] if draft.status.attempts else None
+    stage = first_stage(
+        prepared=draft.status.prepared_at is not None,
+        last_stage=None if last is None else Stage(last.stage),
+    )
+    draft.open_attempt(stage, run.spec.workers.nodes)
+    return _begin(facts, draft, is_new=True, stops=stops)
+
+
+def _continue(
+    facts: Facts, run: TrainingRun, draft: StatusDraft, attempt: Attempt, settings: Settings
+) -> Decision:
+    """An attempt is open: see how far it is."""
+    gang = gang_of(attempt, facts.pods, facts.jobs)
+    if gang.succeeded:
+        return _advance(facts, run, draft, gang)
+    wish = _wish_to_stop(run, attempt)
+    if wish is not None:
+        return _stop(run, draft, gang, wish)
+    end = end_of(facts.run.key, attempt, gang, settings.settle_seconds, draft.now)
+    if end.failure is not None:
+        return _fault(run, draft, end.failure)
+    due = deadlines(run.spec, attempt, _work(facts, draft), draft.now)
+    if due and due[0].seconds_left <= 0.0:
+        return _overdue(run, draft, due[0])
+    wakes = [wake for wake in (end.wake_after, due[0].seconds_left if due else None) if wake is not None]
+    wake_after = min(wakes, default=None)
+    if attempt.pods_created_at is None and not facts.problems:
+        return _begin(facts, draft, is_new=False, wake_after=wake_after)
+    tell_gang(draft, gang)
+    stops = _leftovers(facts, attempt.number, settings.fault_grace_seconds)
+    return Decision(draft, stops=stops, wake_after=wake_after)
+
+
+def _begin(
+    facts: Facts,
+    draft: StatusDraft,
+    *,
+    is_new: bool,
+    stops: tuple[Stop, ...] = (),
+    wake_after: float | None = None,
+) -> Decision:
+    """Have the objects of the open attempt's stage made."""
+    attempt = draft.status.attempts[-1]
+    tell_gang(draft, gang_of(attempt, facts.pods, facts.jobs))
+    begin = Begin(attempt.number, Stage(attempt.stage), is_new)
+    return Decision(draft, begin=begin, stops=stops, wake_after=wake_after)
+
+
+def _advance(facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang) -> Decision:
+    """A stage is done: go on to the next, unless the run is to stop here, or this was the last."""
+    attempt = draft.status.attempts[-1]
+    if gang.stage is Stage.PREPARE:
+        draft.update(prepared_at=draft.timestamp)
+    following = following_stage(gang.stage)
+    if following is None:
+        return _complete(run, draft, model_of(gang))
+    is_resized = following is Stage.TRAIN and attempt.nodes != run.spec.workers.nodes
+    if run.spec.suspend or is_resized:
+        _close(run, draft, "Preempted", ExitCode.PREEMPTED, None)
+        draft.condition(ConditionType.RUNNING, "False", Reason.STAGE_FINISHED, f"{gang.stage} is done")
+        return Decision(draft, wake_after=0.0)
+    draft.enter_stage(following)
+    if facts.problems:
+        return Decision(draft, wake_after=RECHECK_SECONDS)
+    return _begin(facts, draft, is_new=False)
+
+
+def _complete(run: TrainingRun, draft: StatusDraft, model: ModelStatus | None) -> Decision:
+    """The run has done everything."""
+    _close(run, draft, "Succeeded", ExitCode.SUCCEEDED, None)
+    if model is not None:
+        draft.update(model=model)
+    draft.condition(ConditionType.RUNNING, "False", Reason.RUN_SUCCEEDED)
+    draft.clear(ConditionType.PROGRESSING, Reason.RUN_SUCCEEDED)
+    draft.condition(ConditionType.COMPLETE, "True", Reason.RUN_SUCCEEDED)
+    return Decision(draft, wake_after=0.0)
+
+
+def _fault(run: TrainingRun, draft: StatusDraft, failure: Failure) -> Decision:
+    """The attempt has failed: record why, and restart or give up; the next pass removes what is left."""
+    attempt = draft.status.attempts[-1]
+    checkpoint = draft.status.checkpoint
+    step = None if checkpoint is None else checkpoint.step
+    faults = count_faults(
+        draft.status.faults_since_checkpoint, attempt.start_checkpoint_step, step, failure.exit_code
+    )
+    draft.update(faults_since_checkpoint=faults)
+    outcome = "Preempted" if failure.exit_code == ExitCode.PREEMPTED else "Failed"
+    _close(run, draft, outcome, failure.exit_code, failure)
+    after = decide_after_end(run.spec.restart_policy, failure.exit_code, faults, step)
+    told = ": ".join(part for part in (failure.pod, failure.reason, failure.message) if part)
+    message = f"{told}. {after.message}"
+    if after.action is Action.FAIL:
+        return _give_up(draft, after.reason, message)
+    if outcome == "Failed":
+        draft.update(restarts=draft.status.restarts + 1)
+    draft.condition(ConditionType.RUNNING, "False", Reason.RESTARTING, message)
+    draft.clear(ConditionType.PROGRESSING, Reason.RESTARTING)
+    return Decision(draft, wake_after=0.0)
+
+
+def _overdue(run: TrainingRun, draft: StatusDraft, deadline: Deadline) -> Decision:
+    """A deadline is over: a stall is a fault, the others end the run."""
+    if deadline.reason is Reason.STALLED:
+        failure = Failure(
+            exit_code=ExitCode.RETRYABLE, reason=deadline.reason.value, message=deadline.message
+        )
+        return _fault(run, draft, failure)
+    failure = Failure(
+        exit_code=ExitCode.DEADLINE_EXCEEDED, reason=deadline.reason.value, message=deadline.message
+    )
+    _close(run, draft, "Failed", ExitCode.DEADLINE_EXCEEDED, failure)
+    return _give_up(draft, deadline.reason, deadline.message)
+
+
+def _give_up(draft: StatusDraft, reason: Reason, message: str) -> Decision:
+    """The run has failed for good."""
+    draft.condition(ConditionType.RUNNING, "False", reason)
+    draft.clear(ConditionType.PROGRESSING, reason)
+    draft.condition(ConditionType.FAILED, "True", reason, message)
+    return Decision(draft, wake_after=0.0)
+
+
+def _stop(run: TrainingRun, draft: StatusDraft, gang: Gang, wish: Reason) -> Decision:
+    """Stop an attempt in order: its pods save a checkpoint, and the attempt ends when they have ended."""
+    attempt = draft.status.attempts[-1]
+    job_is_over = gang.job is None or gang.job.deleting or gang.job.failed
+    if gang.ended(draft.now) and job_is_over:
+        return _stopped(run, draft, gang)
+    message = "Waiting for the pods to save a checkpoint and end"
+    draft.condition(ConditionType.RUNNING, "False", wish, message)
+    stop = _stop_of(attempt.number, gang.present, () if gang.job is None else (gang.job,), None)
+    times = [pod.deleting_until for pod in gang.present if pod.deleting_until is not None]
+    wake_after = max(times, default=draft.now) + OVERDUE_SECONDS - draft.now if times else None
+    return Decision(draft, stops=() if stop is None else (stop,), wake_after=wake_after)
+
+
+def _stopped(run: TrainingRun, draft: StatusDraft, gang: Gang) -> Decision:
+    """A stopped attempt has ended: as was wished, or by an error that a restart cannot help."""
+    attempt = draft.status.attempts[-1]
+    end = end_of(None, attempt, gang, 0.0, draft.now)
+    if end.failure is not None:
+        after = decide_after_end(run.spec.restart_policy, end.failure.exit_code, 0, None, stop_requested=True)
+        if after.action is Action.FAIL:
+            return _fault(run, draft, end.failure)
+    _close(run, draft, "Preempted", ExitCode.PREEMPTED, None)
+    return Decision(draft, wake_after=0.0)
+
+
+def _rest(facts: Facts, draft: StatusDraft, stops: tuple[Stop, ...]) -> Decision:
+    """The run is suspended, or is about to be once its last pods are gone."""
+    left = [pod for pod in facts.pods if not pod.has_ended and not is_overdue(pod, draft.now)]
+    if left:
+        message = f"Waiting for {len(left)} pods to end"
+        draft.condition(ConditionType.RUNNING, "False", Reason.SUSPENDING, message)
+        times = [pod.deleting_until or draft.now for pod in left]
+        return Decision(draft, stops=stops, wake_after=max(times) + OVERDUE_SECONDS - draft.now)
+    draft.condition(ConditionType.RUNNING, "False", Reason.RUN_SUSPENDED)
+    draft.clear(ConditionType.PROGRESSING, Reason.RUN_SUSPENDED)
+    draft.condition(
+        ConditionType.SUSPENDED,
+        "True",
+        Reason.RUN_SUSPENDED,
+        "spec.suspend is true; set it to false to go on",
+    )
+    return Decision(draft, stops=stops)
+
+
+def _after_the_end(facts: Facts, draft: StatusDraft) -> Decision:
+    """A run that has ended stays ended: what is left of it is stopped, and in the end it is deleted."""
+    stops = _leftovers(facts, draft.next_number, None)
+    ttl = None if facts.spec is None else facts.spec.spec.ttl_seconds_after_finished
+    if ttl is None:
+        return Decision(draft, stops=stops)
+    kind = ConditionType.COMPLETE if _completed(draft) else ConditionType.FAILED
+    condition = find_condition(draft.status.conditions, kind)
+    ended_at = parse_timestamp(condition.last_transition_time) if condition is not None else draft.now
+    left = ended_at + ttl - draft.now
+    return Decision(draft, stops=stops, delete_run=left <= 0.0, wake_after=left if left > 0.0 else None)
+
+
+def _completed(draft: StatusDraft) -> bool:
+    return holds(draft.status.conditions, ConditionType.COMPLETE)
+
+
+def _take_progress(facts: Facts, draft: StatusDraft) -> None:
+    """Take over what the processes told, unless it is about an attempt that is over."""
+    if facts.report is None:
+        return
+    report, attempt, known = facts.report.report, draft.attempt, draft.status.checkpoint
+    if report.checkpoint is not None and (known is None or report.checkpoint.step > known.step):
+        draft.update(checkpoint=report.checkpoint)
+    if attempt is None or report.attempt != attempt.number:
+        return
+    draft.update(progress=report.progress)
+    if report.progress.stage == Stage.TRAIN and report.progress.step > 0:
+        draft.condition(ConditionType.PROGRESSING, "True", Reason.STEPS_REPORTED)
+
+
+def _tell_validity(facts: Facts, draft: StatusDraft) -> None:
+    """Validated: whether the spec can be run, with everything that is wrong with it."""
+    if not facts.problems:
+        draft.condition(ConditionType.VALIDATED, "True", Reason.SPEC_VALID)
+        return
+    message = "\n".join(str(problem) for problem in facts.problems)
+    draft.condition(ConditionType.VALIDATED, "False", facts.problem_reason, message)
+
+
+def _wish_to_stop(run: TrainingRun, attempt: Attempt) -> Reason | None:
+    """Why the spec wants an attempt to stop; a changed number of nodes matters to training alone."""
+    if run.spec.suspend:
+        return Reason.SUSPENDING
+    if attempt.stage == Stage.TRAIN and attempt.nodes != run.spec.workers.nodes:
+        return Reason.NODES_CHANGED
+    return None
+
+
+def _leftovers(facts: Facts, before_attempt: int, grace_seconds: int | None) -> tuple[Stop, ...]:
+    """What is still at work of attempts that are over."""
+    seen = {pod.attempt for pod in facts.pods} | {job.attempt for job in facts.jobs}
+    stops = (
+        _stop_of(
+            number,
+            [pod for pod in facts.pods if pod.attempt == number],
+            [job for job in facts.jobs if job.attempt == number],
+            grace_seconds,
+        )
+        for number in sorted(seen)
+        if number < before_attempt
+    )
+    return tuple(stop for stop in stops if stop is not None)
+
+
+def _stop_of(
+    attempt: int,
+    pods: Sequence[ObservedPod],
+    jobs: Sequence[ObservedJob],
+    grace_seconds: int | None,
+) -> Stop | None:
+    """What has to be deleted of an attempt; None when nothing is at work but what is on its way out."""
+    has_pods = any(
+        not pod.has_ended and pod.deleting_until is None and pod.stage is not Stage.PREPARE for pod in pods
+    )
+    at_work = tuple(job for job in jobs if not (job.complete or job.failed or job.deleting))
+    return Stop(attempt, grace_seconds, has_pods, at_work) if has_pods or at_work else None
+
+
+def _backoff_left(draft: StatusDraft) -> float:
+    """Seconds until the next attempt may start."""
+    last = draft.status.attempts[-1] if draft.status.attempts else None
+    if last is None or last.outcome != "Failed" or last.finished_at is None:
+        return 0.0
+    delay = backoff_seconds(draft.status.faults_since_checkpoint)
+    return min(delay, parse_timestamp(last.finished_at) + delay - draft.now)
+
+
+def _grace(draft: StatusDraft, settings: Settings) -> int | None:
+    """Seconds for what is left of the last attempt: few after a fault, when nothing can be saved any more."""
+    last = draft.status.attempts[-1] if draft.status.attempts else None
+    return settings.fault_grace_seconds if last is not None and last.outcome == "Failed" else None
+
+
+def _work(facts: Facts, draft: StatusDraft) -> Work:
+    return Work(draft.status.accounting.active_seconds, facts.last_step_at)
+
+
+def _close(
+    run: TrainingRun, draft: StatusDraft, outcome: str, exit_code: int, failure: Failure | None
+) -> None:
+    draft.close_attempt(outcome, exit_code, failure, run.spec.workers.accelerator.count)

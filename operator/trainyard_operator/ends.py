@@ -1,0 +1,94 @@
+"""Whether an attempt has ended, and how."""
+
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from trainyard_api.names import ExitCode, Reason, Stage
+from trainyard_api.status import Attempt, Failure, ModelStatus
+from trainyard_operator.evidence import failure_of, is_clear
+from trainyard_operator.gang import OVERDUE_SECONDS, Gang, is_overdue
+from trainyard_operator.keys import RunKey
+from trainyard_operator.resources import Owner, pod_name
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended, if it did."""
+
+    failure: Failure | None = None
+    """What failed first; None while nothing did."""
+    wake_after: float | None = None
+    """Seconds until the answer may be another one without any event."""
+
+
+def end_of(key: RunKey | None, attempt: Attempt, gang: Gang, settle_seconds: float, now: float) -> End:
+    """How an attempt failed, if it did.
+
+    Args:
+        key: the run; None when pods that are missing are no fault, because the operator stopped them.
+        attempt: the attempt, whose stage has not succeeded.
+        gang: what is seen of its stage.
+        settle_seconds: how long evidence is collected while the cause is not clear.
+        now: Unix time, in seconds.
+    """
+    are_expected = key is not None and attempt.pods_created_at is not None
+    if gang.is_job:
+        return _end_of_job(gang, now, is_expected=are_expected)
+    missing = (
+        [_name(key, gang.stage, attempt.number, index) for index in gang.missing]
+        if key and are_expected
+        else []
+    )
+    if not missing and not gang.failed(now):
+        return End(wake_after=_overdue_after(gang, now))
+    failed = [pod for pod in gang.pods if pod.failed or is_overdue(pod, now)]
+    since = min((pod.ended_at for pod in failed if pod.ended_at is not None), default=now)
+    left = min(settle_seconds, since + settle_seconds - now)
+    if left > 0.0 and not missing and not is_clear(failed) and not gang.ended(now):
+        return End(wake_after=left)
+    ended = [replace(pod, gone=True, ended_at=now) if is_overdue(pod, now) else pod for pod in gang.pods]
+    return End(failure_of(ended, missing, now))
+
+
+def model_of(gang: Gang) -> ModelStatus | None:
+    """What the export told of the model; None when it told nothing that can be read."""
+    for pod in gang.pods:
+        if pod.succeeded and pod.end is not None:
+            try:
+                return ModelStatus.model_validate_json(pod.end.message)
+            except ValidationError:
+                return None
+    return None
+
+
+def _end_of_job(gang: Gang, now: float, *, is_expected: bool) -> End:
+    """How a Job failed, if it did; its pods tell more than it does."""
+    if gang.job is None:
+        failure = Failure(
+            exit_code=ExitCode.RETRYABLE,
+            reason=Reason.POD_DELETED.value,
+            message="The Job was deleted, not by the operator",
+        )
+        return End(failure) if is_expected else End()
+    if not gang.job.failed:
+        return End()
+    failed = [pod for pod in gang.pods if pod.failed]
+    if failed:
+        return End(failure_of(failed, [], now))
+    if not gang.ended(now):
+        return End(wake_after=_overdue_after(gang, now))
+    return End(
+        Failure(exit_code=ExitCode.RETRYABLE, reason=Reason.PROCESS_FAILED.value, message=gang.job.message)
+    )
+
+
+def _overdue_after(gang: Gang, now: float) -> float | None:
+    """Seconds until a pod that is being deleted counts as gone."""
+    times = [pod.deleting_until for pod in gang.pods if pod.deleting_until is not None and not pod.has_ended]
+    return max(0.1, min(times) + OVERDUE_SECONDS - now) if times else None
+
+
+def _name(key: RunKey, stage: Stage, attempt: int, index: int) -> str:
+    """Name that a missing pod had."""
+    return pod_name(Owner(key.name, key.namespace, key.uid), stage, attempt, index, 0)

@@ -1,0 +1,170 @@
+"""The pods of a stage as one thing: whether they are there, have nodes, run, are done, or have failed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from trainyard_api.names import ConditionType, Reason, Stage
+from trainyard_api.policy.conditions import find_condition
+from trainyard_api.status import Attempt
+from trainyard_operator.observe import ObservedJob, ObservedPod, version_number
+from trainyard_operator.status import StatusDraft
+
+OVERDUE_SECONDS = 10.0
+"""How long after its grace period a pod that is being deleted still counts as there; its node may be dead."""
+
+_KNOWN_REASONS = {reason.value: reason for reason in Reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """What is seen of one stage of one attempt."""
+
+    stage: Stage
+    size: int
+    """Pods that belong to it."""
+    pods: tuple[ObservedPod, ...]
+    """Those that are there or were seen to go, by index; of a Job, all that it started."""
+    job: ObservedJob | None
+    """The Job, for a stage that is one."""
+
+    @property
+    def is_job(self) -> bool:
+        """Whether a Job makes its pods."""
+        return self.stage is Stage.PREPARE
+
+    @property
+    def present(self) -> tuple[ObservedPod, ...]:
+        """The pods that are there."""
+        return tuple(pod for pod in self.pods if not pod.gone)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Indices of pods that are not there and were not seen to go."""
+        seen = {pod.index for pod in self.pods}
+        return tuple(index for index in range(self.size) if index not in seen)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the stage is done."""
+        if self.is_job:
+            return self.job is not None and self.job.complete
+        return len({pod.index for pod in self.pods if pod.succeeded}) == self.size
+
+    def failed(self, now: float) -> bool:
+        """Whether a part of it can no longer do its work."""
+        if self.is_job:
+            return self.job is not None and self.job.failed
+        return any(pod.failed or is_overdue(pod, now) for pod in self.pods)
+
+    def ended(self, now: float) -> bool:
+        """Whether nothing of it runs any more."""
+        return all(pod.has_ended or is_overdue(pod, now) for pod in self.pods)
+
+
+def is_overdue(pod: ObservedPod, now: float) -> bool:
+    """Whether a pod should have been gone for a while; nobody answers for it."""
+    if pod.deleting_until is None or pod.has_ended:
+        return False
+    return pod.disruption == "DeletionByTaintManager" or now > pod.deleting_until + OVERDUE_SECONDS
+
+
+def gang_of(
+    attempt: Attempt, pods: Iterable[ObservedPod], jobs: Iterable[ObservedJob], *, prepare_nodes: int = 1
+) -> Gang:
+    """What is seen of the stage that an attempt is in."""
+    stage = Stage(attempt.stage)
+    sizes = {Stage.PREPARE: prepare_nodes, Stage.TRAIN: attempt.nodes or 1, Stage.EXPORT: 1}
+    own = (pod for pod in pods if pod.attempt == attempt.number and pod.stage is stage)
+    job = next((job for job in jobs if job.attempt == attempt.number and job.stage is stage), None)
+    return Gang(stage, sizes[stage], tuple(sorted(own, key=lambda pod: pod.index)), job)
+
+
+def tell_gang(draft: StatusDraft, gang: Gang) -> None:
+    """Set the conditions of a gang that is at work or on its way, and note when it got where."""
+    attempt = draft.attempt
+    if attempt is None:
+        raise ValueError("no attempt is open, so there is no gang to tell of")
+    _tell_admission(draft, gang)
+    is_scheduled = _tell_scheduling(draft, gang)
+    is_running = _tell_running(draft, gang)
+    noted: dict[str, object] = {}
+    if is_scheduled and attempt.pods_scheduled_at is None:
+        noted["pods_scheduled_at"] = draft.timestamp
+    if is_running and attempt.pods_running_at is None:
+        noted["pods_running_at"] = draft.timestamp
+        noted["running_since"] = attempt.running_since or draft.timestamp
+    if noted:
+        draft.change_attempt(**noted)
+
+
+def _tell_admission(draft: StatusDraft, gang: Gang) -> None:
+    """Admitted: whether a queue lets the pods through."""
+    is_held = any(pod.gated for pod in gang.present) or (gang.job is not None and gang.job.suspended)
+    if is_held:
+        draft.condition(
+            ConditionType.ADMITTED,
+            "False",
+            Reason.WAITING_FOR_QUOTA,
+            "The queue has not admitted the pods yet",
+        )
+    else:
+        draft.condition(ConditionType.ADMITTED, "True", Reason.ADMITTED)
+
+
+def _tell_scheduling(draft: StatusDraft, gang: Gang) -> bool:
+    """PodsScheduled: whether all pods have nodes."""
+    current = _current(gang)
+    without_node = [pod for pod in current if not pod.node and not pod.has_ended]
+    is_scheduled = len(current) == gang.size and not without_node
+    stuck = next((pod for pod in without_node if pod.unschedulable), None)
+    if is_scheduled:
+        draft.condition(ConditionType.PODS_SCHEDULED, "True", Reason.PODS_SCHEDULED)
+    elif stuck is not None:
+        draft.condition(
+            ConditionType.PODS_SCHEDULED,
+            "False",
+            Reason.UNSCHEDULABLE,
+            f"{stuck.name}: {stuck.unschedulable}",
+        )
+    else:
+        found = sum(1 for pod in current if pod.node)
+        message = f"{found} of {gang.size} pods have nodes"
+        draft.condition(ConditionType.PODS_SCHEDULED, "False", Reason.PODS_PENDING, message)
+    return is_scheduled
+
+
+def _tell_running(draft: StatusDraft, gang: Gang) -> bool:
+    """Running: whether all pods run, or have done their part."""
+    current = _current(gang)
+    at_work = [pod for pod in current if pod.running or pod.succeeded]
+    stuck = next((pod for pod in current if pod.waiting_reason), None)
+    if len(at_work) == gang.size:
+        message = f"{gang.stage}: {_pods(gang.size)}"
+        draft.condition(ConditionType.RUNNING, "True", Reason.STAGE_STARTED, message)
+        return True
+    if stuck is not None:
+        reason = _KNOWN_REASONS.get(stuck.waiting_reason, Reason.PODS_PENDING)
+        text = f"{stuck.name}: {stuck.waiting_reason}: {stuck.waiting_message}".removesuffix(": ")
+        draft.condition(ConditionType.RUNNING, "False", reason, text)
+    else:
+        condition = find_condition(draft.status.conditions, ConditionType.RUNNING)
+        is_restart = condition is not None and condition.reason == Reason.RESTARTING
+        message = f"{gang.stage}: {len(at_work)} of {_pods(gang.size)} run"
+        pending = Reason.RESTARTING if is_restart else Reason.PODS_PENDING
+        draft.condition(ConditionType.RUNNING, "False", pending, message)
+    return False
+
+
+def _current(gang: Gang) -> Sequence[ObservedPod]:
+    """The pods that count now: of a Job, the newest at each index."""
+    if not gang.is_job:
+        return gang.present
+    newest: dict[int, ObservedPod] = {}
+    for pod in sorted(gang.present, key=lambda pod: (not pod.failed, version_number(pod.resource_version))):
+        newest[pod.index] = pod
+    return list(newest.values())
+
+
+def _pods(number: int) -> str:
+    """A number of pods for people."""
+    return f"{number} pod{'' if number == 1 else 's'}"

@@ -1,0 +1,214 @@
+"""The first third of a pass: everything that its decision depends on, from memory where that is enough."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from trainyard_api.names import Label, Reason, Stage
+from trainyard_api.policy.conditions import is_finished
+from trainyard_api.policy.upstream import Obstacle, Upstream, obstacle, with_models
+from trainyard_api.problems import InvalidRunError, Problem
+from trainyard_api.spec import TrainingRun
+from trainyard_api.validation import validate_document
+from trainyard_operator.cluster import CLAIMS, JOBS, PODS, Cluster
+from trainyard_operator.errors import NotFoundError
+from trainyard_operator.facts import Facts
+from trainyard_operator.gang import gang_of
+from trainyard_operator.keys import RunKey
+from trainyard_operator.observe import ObservedRun, observe_job, observe_pod
+from trainyard_operator.progress_store import ProgressStore
+from trainyard_operator.resources import WorkerDefaults, problems_of_templates
+from trainyard_operator.steps import StepWatch
+from trainyard_operator.store import Store
+
+KEPT_SPECS = 256
+"""Validated specs in memory; reading one again takes about a millisecond."""
+CLAIM_SECONDS = 10.0
+"""How long a claim that was found counts as there."""
+
+_FATAL_OBSTACLES = (Reason.UPSTREAM_MISSING, Reason.UPSTREAM_CYCLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a document says."""
+
+    spec: TrainingRun | None
+    """The run; None when it cannot be read at all."""
+    problems: tuple[Problem, ...]
+    """What is wrong with it, the cluster's state apart."""
+
+
+Validator = Callable[[object], TrainingRun]
+"""Turns a document into a run, or raises InvalidRunError."""
+
+
+class Gatherer:
+    """Collects the facts of a run.
+
+    Args:
+        store: what was seen.
+        cluster: asked about what no watch tells.
+        progress: what the processes told.
+        steps: when they last told of a step.
+        defaults: what pods get where the run says nothing.
+        clock: Unix time in seconds.
+        validator: the rules of the API.
+    """
+
+    def __init__(  # noqa: PLR0913 - where facts come from
+        self,
+        *,
+        store: Store,
+        cluster: Cluster,
+        progress: ProgressStore,
+        steps: StepWatch,
+        defaults: WorkerDefaults,
+        clock: Callable[[], float],
+        validator: Validator = validate_document,
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._progress = progress
+        self._steps = steps
+        self._defaults = defaults
+        self._clock = clock
+        self._validator = validator
+        self._readings: OrderedDict[tuple[str, int], Reading] = OrderedDict()
+        self._claims: dict[tuple[str, str], float] = {}
+
+    async def gather(self, key: RunKey) -> Facts | None:
+        """The facts of a run; None when it is gone or going."""
+        run = self._store.run(key)
+        if run is None or run.deleting:
+            return None
+        reading = self._read(run)
+        if is_finished(run.status.conditions):
+            return self._facts(run, reading.spec)
+        attempts = run.status.attempts
+        if attempts and attempts[-1].finished_at is None:
+            await self._confirm_children(run)
+            return self._facts(run, reading.spec, problems=reading.problems)
+        problems, reason = await self._problems(run, reading)
+        found = None if problems else self._obstacle(run)
+        spec = reading.spec
+        if spec is not None and not problems and found is None and run.upstream_names:
+            spec = with_models(spec, self._lookup(key.namespace))
+        return self._facts(run, spec, problems=problems, reason=reason, found=found)
+
+    def forget(self, key: RunKey) -> None:
+        """Drop what is kept of a run that is gone."""
+        for place in [place for place in self._readings if place[0] == key.uid]:
+            del self._readings[place]
+
+    def _facts(
+        self,
+        run: ObservedRun,
+        spec: TrainingRun | None,
+        *,
+        problems: tuple[Problem, ...] = (),
+        reason: Reason = Reason.SPEC_INVALID,
+        found: Obstacle | None = None,
+    ) -> Facts:
+        return Facts(
+            run=run,
+            spec=spec,
+            problems=problems,
+            problem_reason=reason,
+            obstacle=found,
+            pods=tuple(self._store.pods(run.key)),
+            jobs=tuple(self._store.jobs(run.key)),
+            report=self._progress.newest(run.key),
+            last_step_at=self._steps.last_step_at(run.key, run.status.attempt),
+        )
+
+    def _read(self, run: ObservedRun) -> Reading:
+        """The spec and its problems, remembered by generation."""
+        place = (run.key.uid, run.generation)
+        reading = self._readings.get(place)
+        if reading is None:
+            reading = self._read_document(json.loads(run.document))
+            self._readings[place] = reading
+            while len(self._readings) > KEPT_SPECS:
+                self._readings.popitem(last=False)
+        self._readings.move_to_end(place)
+        return reading
+
+    def _read_document(self, document: object) -> Reading:
+        try:
+            spec = self._validator(document)
+        except InvalidRunError as error:
+            try:
+                return Reading(TrainingRun.model_validate(document), error.problems)
+            except ValidationError:
+                return Reading(None, error.problems)
+        return Reading(spec, tuple(problems_of_templates(spec, self._defaults)))
+
+    async def _problems(self, run: ObservedRun, reading: Reading) -> tuple[tuple[Problem, ...], Reason]:
+        """What is wrong with a run that is about to start, the state of the cluster included."""
+        if reading.spec is None or reading.problems:
+            return reading.problems, Reason.SPEC_INVALID
+        found = self._obstacle(run)
+        if found is not None and found.reason in _FATAL_OBSTACLES:
+            remedy = "Create that TrainingRun, or name another one"
+            return (Problem("spec.model.fromRun.name", found.message, remedy),), found.reason
+        claim = await self._claim_problem(reading.spec)
+        return ((), Reason.SPEC_VALID) if claim is None else ((claim,), Reason.CLAIM_MISSING)
+
+    async def _claim_problem(self, spec: TrainingRun) -> Problem | None:
+        """The problem that the run's claim does not exist, if so."""
+        volume = spec.spec.storage.volume_claim
+        name = self._defaults.default_claim_name if volume is None else volume.claim_name
+        namespace = spec.metadata.namespace
+        found_at = self._claims.get((namespace, name))
+        if found_at is not None and self._clock() - found_at < CLAIM_SECONDS:
+            return None
+        try:
+            await self._cluster.get(CLAIMS, namespace, name)
+        except NotFoundError:
+            self._claims.pop((namespace, name), None)
+            return Problem(
+                "spec.storage.volumeClaim.claimName",
+                f"there is no PersistentVolumeClaim {name} in namespace {namespace}",
+                "Create it with access mode ReadWriteMany, or name another one",
+            )
+        self._claims[namespace, name] = self._clock()
+        return None
+
+    async def _confirm_children(self, run: ObservedRun) -> None:
+        """Ask the API server before a pod or Job counts as lost only because no watch told of it."""
+        attempt = run.status.attempts[-1]
+        gang = gang_of(attempt, self._store.pods(run.key), self._store.jobs(run.key))
+        is_lost = gang.job is None if gang.is_job else bool(gang.missing)
+        if attempt.pods_created_at is None or not is_lost:
+            return
+        selector = f"{Label.RUN_UID}={run.key.uid}"
+        if gang.stage is Stage.PREPARE:
+            async for page in self._cluster.pages(JOBS, run.key.namespace, selector):
+                for raw in page:
+                    job = observe_job(raw)
+                    if job is not None:
+                        self._store.put_job(job)
+        async for page in self._cluster.pages(PODS, run.key.namespace, selector):
+            for raw in page:
+                pod = observe_pod(raw, self._clock())
+                if pod is not None:
+                    self._store.put_pod(pod)
+
+    def _obstacle(self, run: ObservedRun) -> Obstacle | None:
+        """Why a run cannot start on account of others."""
+        if not run.upstream_names:
+            return None
+        return obstacle(run.key.name, run.upstream_names, self._lookup(run.key.namespace))
+
+    def _lookup(self, namespace: str) -> Callable[[str], Upstream | None]:
+        """Finds the runs of a namespace."""
+
+        def lookup(name: str) -> Upstream | None:
+            run = self._store.run_by_name(namespace, name)
+            return None if run is None or run.deleting else Upstream(run.status, run.upstream_names)
+
+        return lookup

@@ -1,0 +1,117 @@
+"""From watch events and lists to the store and the queue: nothing is decided here."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.names import FIELD_MANAGER, Label
+from trainyard_operator.cluster import JOBS, PODS, RUNS, Cluster, Object, Resource
+from trainyard_operator.keys import RunKey
+from trainyard_operator.observe import (
+    ObservedJob,
+    ObservedPod,
+    ObservedRun,
+    observe_job,
+    observe_pod,
+    observe_run,
+)
+from trainyard_operator.store import Store
+from trainyard_operator.work_queue import WorkQueue
+
+Observed = TypeVar("Observed")
+
+LOGGER = logging.getLogger(__name__)
+
+CHILD_SELECTOR = f"{Label.MANAGED_BY}={FIELD_MANAGER}"
+
+
+class Intake:
+    """Takes in what the API server tells.
+
+    Args:
+        store: gets it.
+        queue: gets the runs that it is about.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, store: Store, queue: WorkQueue[RunKey], clock: Callable[[], float]) -> None:
+        self._store = store
+        self._queue = queue
+        self._clock = clock
+
+    def run_event(self, kind: str | None, raw: Object) -> None:
+        """A TrainingRun was added, changed or deleted; `kind` is None when it was listed."""
+        run = self._run(raw)
+        if run is not None:
+            self._queue_all(
+                self._store.remove_run(run.key) if kind == "DELETED" else self._store.put_run(run)
+            )
+
+    def pod_event(self, kind: str | None, raw: Object) -> None:
+        """The same for a pod."""
+        pod = observe_pod(raw, self._clock())
+        if pod is not None:
+            now = self._clock()
+            self._queue_all(
+                self._store.remove_pod(pod, now) if kind == "DELETED" else self._store.put_pod(pod)
+            )
+
+    def job_event(self, kind: str | None, raw: Object) -> None:
+        """The same for a Job."""
+        job = observe_job(raw)
+        if job is not None:
+            self._queue_all(self._store.remove_job(job) if kind == "DELETED" else self._store.put_job(job))
+
+    async def resync(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
+        """Compare everything with the API server; finds what watches lost, above all deletions.
+
+        Args:
+            cluster: the API server.
+            namespaces: those that are served; all when empty.
+
+        Raises:
+            ClusterError: a list could not be had; nothing is compared then.
+        """
+        before = self._store.versions()
+        runs: list[ObservedRun] = []
+        children: list[ObservedPod | ObservedJob] = []
+        now = self._clock()
+        for namespace in namespaces or (None,):
+            runs += await _listed(cluster, RUNS, namespace, "", self._run)
+            children += await _listed(
+                cluster, PODS, namespace, CHILD_SELECTOR, lambda raw: observe_pod(raw, now)
+            )
+            children += await _listed(cluster, JOBS, namespace, CHILD_SELECTOR, observe_job)
+        self._queue_all(self._store.compare(runs, children, before, now))
+
+    def queue_everything(self) -> None:
+        """Have every run looked at."""
+        self._queue_all(self._store.keys())
+
+    def _run(self, raw: Object) -> ObservedRun | None:
+        """A run; None for one whose status is broken, which is left alone."""
+        try:
+            return observe_run(raw)
+        except ConfigurationError as error:
+            metadata = raw["metadata"]
+            LOGGER.error("%s/%s is left alone: %s", metadata["namespace"], metadata["name"], error)  # noqa: TRY400 - the message says it all
+            return None
+
+    def _queue_all(self, keys: Iterable[RunKey]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+
+async def _listed(
+    cluster: Cluster,
+    resource: Resource,
+    namespace: str | None,
+    selector: str,
+    observe: Callable[[Object], Observed | None],
+) -> list[Observed]:
+    """What is kept of all objects of a kind; the objects themselves go page by page."""
+    found = []
+    async for page in cluster.pages(resource, namespace, selector):
+        found += [seen for raw in page if (seen := observe(raw)) is not None]
+    return found

@@ -1,0 +1,183 @@
+"""One pass over one run: gather, decide, act, write the status once, tell. Read this file first.
+
+`gather.py` collects what is known, `decide.py` is pure and decides, `act.py` creates and deletes, `status.py`
+holds the status that follows. A pass may break off anywhere: the next one starts from what is there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from trainyard_api.names import ConditionType
+from trainyard_api.status import TrainingRunStatus
+from trainyard_api.timestamps import format_timestamp
+from trainyard_operator.act import REPEAT_SECONDS, Actor, Outcome
+from trainyard_operator.cluster import EVENTS, RUNS, Cluster
+from trainyard_operator.decide import decide
+from trainyard_operator.errors import AlreadyExistsError, ClusterError, ConflictError, NotFoundError
+from trainyard_operator.events import event_of, notes_of
+from trainyard_operator.facts import Decision, Facts
+from trainyard_operator.gather import Gatherer
+from trainyard_operator.keys import RunKey
+from trainyard_operator.observe import ObservedRun, observe_run
+from trainyard_operator.settings import Settings
+from trainyard_operator.status import StatusDraft, Urgency, status_patch, urgency
+from trainyard_operator.store import Store
+from trainyard_operator.work_queue import WorkQueue
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Brings runs to where their specs want them.
+
+    Args:
+        cluster: the API server.
+        store: what was seen of it.
+        queue: the runs to look at; passes put them back for later.
+        gatherer: collects facts.
+        actor: creates and deletes.
+        settings: waiting times.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a pass
+        self,
+        *,
+        cluster: Cluster,
+        store: Store,
+        queue: WorkQueue[RunKey],
+        gatherer: Gatherer,
+        actor: Actor,
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._queue = queue
+        self._gatherer = gatherer
+        self._actor = actor
+        self._settings = settings
+        self._clock = clock
+        self._written_at: dict[RunKey, float] = {}
+        self._noticed_at: dict[RunKey, float] = {}
+
+    async def reconcile(self, key: RunKey) -> None:
+        """Do one pass.
+
+        Raises:
+            ClusterError: the API server did not do its part; try again later.
+        """
+        facts = await self._gatherer.gather(key)
+        if facts is None:
+            self._forget_if_gone(key)
+            return
+        decision = decide(facts, self._settings, self._clock())
+        outcome = await self._actor.act(key, facts.spec, decision)
+        status = conclude(decision.draft, outcome)
+        await self._write(facts, status)
+        self._plan_next(key, decision, outcome)
+
+    async def _write(self, facts: Facts, status: TrainingRunStatus) -> None:
+        """Write the status, once and only if it is due; then tell what happened."""
+        key, old = facts.run.key, facts.run.written
+        need = urgency(old, status)
+        wait = self._seconds_until_due(key, need)
+        if need is Urgency.NONE:
+            self._noticed_at.pop(key, None)
+            self._store.believe(key, status)
+        elif wait > 0.0:
+            self._queue.add_after(key, wait)
+            self._store.believe(key, status)
+        elif await self._patch(facts.run, status):
+            await self._tell(key, old, status)
+            self._store.drop_evidence(key, before_attempt=status.attempt)
+
+    def _seconds_until_due(self, key: RunKey, need: Urgency) -> float:
+        """How long a status may wait: it is written with what follows soon, and figures now and then."""
+        now = self._clock()
+        if need is Urgency.SOON:
+            noticed_at = self._noticed_at.setdefault(key, now)
+            return noticed_at + self._settings.status_seconds - now
+        if need is Urgency.PROGRESS:
+            return self._written_at.get(key, now - self._settings.progress_seconds) + (
+                self._settings.progress_seconds - now
+            )
+        return 0.0
+
+    async def _patch(self, run: ObservedRun, status: TrainingRunStatus) -> bool:
+        """Write a status over the very version that it was derived from; whether that was possible."""
+        key = run.key
+        patch = status_patch(run.written, status)
+        patch["metadata"] = {"resourceVersion": run.resource_version, "uid": key.uid}
+        try:
+            answer = await self._cluster.patch_status(RUNS, key.namespace, key.name, patch)
+        except NotFoundError:
+            self._requeue(self._store.remove_run(key))
+            return False
+        except ConflictError:
+            await self._read_again(key)
+            return False
+        self._written_at[key] = self._clock()
+        self._noticed_at.pop(key, None)
+        self._requeue(self._store.put_run(observe_run(answer)) - {key})
+        return True
+
+    async def _read_again(self, key: RunKey) -> None:
+        """What is in memory is old: read the run, and look at it again."""
+        try:
+            run = observe_run(await self._cluster.get(RUNS, key.namespace, key.name))
+        except NotFoundError:
+            self._requeue(self._store.remove_run(key))
+            return
+        if run.key != key:
+            self._requeue(self._store.remove_run(key))
+        self._requeue(self._store.put_run(run))
+        self._queue.add(key)
+
+    async def _tell(self, key: RunKey, old: TrainingRunStatus, new: TrainingRunStatus) -> None:
+        """Send events for what the status just told; they are for people, and nothing depends on them."""
+        timestamp = format_timestamp(self._clock())
+        bodies = [event_of(key, note, timestamp, self._settings.identity) for note in notes_of(old, new)]
+        sent = (self._cluster.create(EVENTS, key.namespace, body) for body in bodies)
+        for result in await asyncio.gather(*sent, return_exceptions=True):
+            if isinstance(result, ClusterError) and not isinstance(result, AlreadyExistsError):
+                LOGGER.warning("%s: an event could not be sent: %s", key, result)
+            elif isinstance(result, BaseException) and not isinstance(result, ClusterError):
+                raise result
+
+    def _plan_next(self, key: RunKey, decision: Decision, outcome: Outcome) -> None:
+        """Come back when something is due."""
+        if outcome.refusal is not None:
+            delay = self._queue.add_after_error(key)
+            LOGGER.info("%s: %s; again in %.1f s", key, outcome.refusal.message, delay)
+            return
+        self._queue.succeeded(key)
+        if decision.wake_after is not None:
+            self._queue.add_after(key, decision.wake_after)
+        if decision.stops:
+            self._queue.add_after(key, REPEAT_SECONDS)
+
+    def _forget_if_gone(self, key: RunKey) -> None:
+        """Free what is kept of a run that is no longer there."""
+        if self._store.run(key) is not None:
+            return
+        self._store.forget(key)
+        self._gatherer.forget(key)
+        self._actor.forget(key)
+        self._queue.forget(key)
+        self._written_at.pop(key, None)
+        self._noticed_at.pop(key, None)
+
+    def _requeue(self, keys: set[RunKey]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+
+def conclude(draft: StatusDraft, outcome: Outcome) -> TrainingRunStatus:
+    """The status after what was decided is done, or was refused."""
+    if outcome.refusal is not None:
+        draft.condition(ConditionType.ADMITTED, "False", outcome.refusal.reason, outcome.refusal.message)
+    elif outcome.begun:
+        draft.change_attempt(pods_created_at=draft.timestamp)
+    return draft.finish()

@@ -1,0 +1,39 @@
+"""When each run last told of a further optimizer step, to notice those that hang."""
+
+from dataclasses import dataclass
+
+from trainyard_api.names import Stage
+from trainyard_api.progress import ProgressReport
+from trainyard_operator.keys import RunKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    attempt: int
+    step: int
+    seen_at: float
+
+
+class StepWatch:
+    """In memory only: after a restart of the operator, the time counts from the next report on."""
+
+    def __init__(self) -> None:
+        self._newest: dict[RunKey, _Step] = {}
+
+    def record(self, key: RunKey, report: ProgressReport, now: float) -> None:
+        """Look at a report; one that repeats its step is no progress."""
+        if report.progress.stage != Stage.TRAIN or report.progress.step < 1:
+            return
+        known = self._newest.get(key)
+        place = (report.attempt, report.progress.step)
+        if known is None or place > (known.attempt, known.step):
+            self._newest[key] = _Step(*place, now)
+
+    def last_step_at(self, key: RunKey, attempt: int) -> float | None:
+        """Unix time of the newest step of an attempt; None before its first."""
+        known = self._newest.get(key)
+        return known.seen_at if known is not None and known.attempt == attempt else None
+
+    def forget(self, key: RunKey) -> None:
+        """Drop a run that is gone."""
+        self._newest.pop(key, None)
