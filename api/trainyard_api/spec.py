@@ -124,7 +124,7 @@ class Source(ApiModel):
     """fsspec URI, or a glob of them, such as file:///data/*.jsonl.gz or s3://bucket/text/*.parquet."""
     format: Literal["Text", "JsonLines", "Parquet"]
     """Text, one JSON object per line, or Parquet; .gz, .bz2, .xz and .zst tell compression."""
-    text_field: Annotated[str, Field(min_length=1)] = "text"
+    text_field: Annotated[str, Field(min_length=1, max_length=253)] = "text"
     """Field or column that holds the text (JsonLines and Parquet)."""
     document_boundary: Literal["Record", "BlankLine", "Line"] = "Record"
     """What is one document: a whole record (Text: a file), or its parts between blank lines, or each line."""
@@ -177,7 +177,7 @@ class Packing(ApiModel):
 class Data(ApiModel):
     """The text and how it becomes training samples."""
 
-    sources: Annotated[list[Source], Field(min_length=1, max_length=256)]
+    sources: Annotated[list[Source], Field(min_length=1, max_length=100)]
     """Where the text comes from."""
     preparation: Preparation = Preparation()
     """What happens to the text before it becomes tokens."""
@@ -340,9 +340,9 @@ class RestartPolicy(ApiModel):
 class Scheduling(ApiModel):
     """Passed on to the cluster's schedulers. Not used on a laptop."""
 
-    queue_name: str = ""
+    queue_name: Annotated[str, Field(max_length=253)] = ""
     """Kueue LocalQueue."""
-    priority_class_name: str = ""
+    priority_class_name: Annotated[str, Field(max_length=253)] = ""
     """PriorityClass of the pods."""
 
 

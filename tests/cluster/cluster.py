@@ -93,6 +93,11 @@ class KeeperProcess:
             start_new_session=True,  # Ctrl-C is for this process, which then takes the cluster down in order
         )
 
+    @property
+    def process_id(self) -> int:
+        """The keeper's process."""
+        return self._process.pid
+
     def answer(self) -> dict[str, Any]:
         """The next answer of the keeper.
 

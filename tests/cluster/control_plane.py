@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from tests.cluster.addresses import (
     LOOPBACK,
     NODE_ADDRESS,
-    POD_RANGE,
     SERVICE_RANGE,
     free_ports,
 )
@@ -103,8 +102,6 @@ def _controller_manager_arguments(state: State) -> list[str]:
         f"--service-account-private-key-file={state.pki / 'sa.key'}",
         f"--root-ca-file={state.pki / 'ca.crt'}",
         "--use-service-account-credentials",
-        "--allocate-node-cidrs",
-        f"--cluster-cidr={POD_RANGE}",
         "--leader-elect=false",
         "--secure-port=0",
     ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.cluster.addresses import LOOPBACK, free_ports
+from tests.cluster.addresses import FAKE_NODE_ADDRESS, LOOPBACK, free_ports
 from tests.cluster.locations import STAGES
 from tests.cluster.processes import Processes
 from tests.cluster.recipes import program_path
@@ -25,6 +25,7 @@ def start_fake_nodes(state: State, processes: Processes, num_nodes: int) -> None
             f"--config={config}",
             f"--manage-nodes-with-annotation-selector={_MARK}=true",
             f"--server-address={LOOPBACK}:{port}",
+            f"--node-ip={FAKE_NODE_ADDRESS}",
             "--node-lease-duration-seconds=40",
         ],
     )

@@ -62,10 +62,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         try:
             yield Cluster.existing()
         except ClusterError as error:
-            _give_up(str(error))
+            give_up(str(error))
         return
     if problem := request.config.stash.get(_BUILD_ERROR, None) or missing_for_control_plane():
-        _give_up(problem)
+        give_up(problem)
     with running_cluster(Options(num_fake_nodes=NUM_FAKE_NODES)) as running:
         yield running
 
@@ -74,9 +74,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 def kubelet_cluster(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster:
     """The cluster with a real node, on which pods land that ask for it (tests/cluster/real_pods.py)."""
     if _uses_existing(request.config):
-        _give_up("pods that mount this machine's programs need a node on it: run without --cluster=existing")
+        give_up("pods that mount this machine's programs need a node on it: run without --cluster=existing")
     if problem := missing_for_real_node():
-        _give_up(problem)
+        give_up(problem)
     cluster.start_real_node()
     return cluster
 
@@ -126,7 +126,7 @@ def _uses_existing(config: pytest.Config) -> bool:
     return bool(config.getoption("--cluster") == "existing")
 
 
-def _give_up(reason: str) -> None:
+def give_up(reason: str) -> None:
     """Skip the test, or fail it where a cluster is required."""
     if os.environ.get(REQUIRE_VARIABLE) == "1":
         pytest.fail(f"{REQUIRE_VARIABLE}=1, but {reason}", pytrace=False)

@@ -26,7 +26,6 @@ from tests.cluster.control_plane import start_control_plane
 from tests.cluster.fake_nodes import start_fake_nodes
 from tests.cluster.locations import cluster_cache, states_folder
 from tests.cluster.processes import Processes
-from tests.cluster.real_node import PROGRAMS as NODE_PROGRAMS
 from tests.cluster.real_node import start_real_node
 from tests.cluster.state import State
 from tests.cluster.teardown import remove_state
@@ -37,7 +36,6 @@ DOWN = "down"
 
 _LOCK = "keeper.lock"
 _NODE_WAIT_SECONDS = 300.0
-_CONTROL_PLANE_PROGRAMS = ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +93,7 @@ class Keeper:
     def stop(self) -> dict[str, Any]:
         """Stop everything and remove its state; what went wrong before."""
         ended_early = self._processes.ended_early()
-        self._processes.stop(*NODE_PROGRAMS)
-        self._processes.stop(*_CONTROL_PLANE_PROGRAMS)
+        self._processes.kill()
         remove_state(self._state.folder)
         if self._node_lock is not None:
             self._node_lock.close()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trainyard_api.errors import UnavailableError
 
-_STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _LOG_TAIL_BYTES = 2000
 
@@ -54,18 +53,12 @@ class Processes:
                 raise self._failure(names[-1], f"it was not ready after {timeout_seconds:.0f} s")
             time.sleep(_POLL_SECONDS)
 
-    def stop(self, *names: str) -> None:
-        """Stop those of the named programs that run, all at once, and wait for their ends."""
-        stopped = [process for name in names if (process := self._running.pop(name, None)) is not None]
-        for process in stopped:
-            process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for process in stopped:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def kill(self) -> None:
+        """End all programs at once: their state is thrown away, so that none has anything to save."""
+        for process in self._running.values():
+            process.kill()
+        for process in self._running.values():
+            process.wait()
 
     def ended_early(self) -> list[str]:
         """What is to say of programs that ended although nobody stopped them."""

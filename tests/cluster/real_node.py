@@ -20,8 +20,6 @@ from tests.cluster.teardown import BRIDGE, NODE_MARK
 from trainyard_api.errors import UnavailableError
 
 NODE_NAME = "node-0"
-PROGRAMS = ("kubelet", "kube-proxy", "coredns", "forwarder", "containerd")
-"""In the order in which they are stopped."""
 
 _READY_SECONDS = 60.0
 _CONTAINERD = """\

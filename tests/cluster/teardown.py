@@ -31,7 +31,7 @@ def remove_state(folder: Path) -> None:
 def _end_processes(folder: Path) -> None:
     """Kill the programs that have the folder in their command lines, and all their children."""
     deadline = time.monotonic() + _END_SECONDS
-    while found := list(_processes_of(folder)):
+    while found := list(processes_of(folder)):
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -41,7 +41,7 @@ def _end_processes(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _processes_of(folder: Path) -> Iterator[int]:
+def processes_of(folder: Path) -> Iterator[int]:
     """Programs of the cluster, by their command lines, and their descendants: the containers."""
     parents: dict[int, int] = {}
     roots = set()
