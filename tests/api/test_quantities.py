@@ -21,8 +21,10 @@ def test_a_quantity_is_read_exactly(text, amount):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "-1", "-500m", "four", "1 Gi", "8GiB", "1gi", "1K", "1m5", "0x10", "1e", "1e999", "1,5", "\u0661", "1\n",
-     "NaN", "inf", ".", "9" * 40, True, False, None, [], {}, float("nan"), float("inf"), -1],
+    [
+        "", "-1", "-500m", "four", "1 Gi", "8GiB", "1gi", "1K", "1m5", "0x10", "1e", "1e999", "1,5", "\u0661",
+        "1\n", "NaN", "inf", ".", "9" * 40, True, False, None, [], {}, float("nan"), float("inf"), -1,
+    ],
 )  # fmt: skip
 def test_what_is_no_quantity_or_negative_gives_none(value):
     assert parse_quantity(value) is None

@@ -49,6 +49,13 @@ def run_with(metadata: dict[str, Any] | None = None, **spec: Any) -> TrainingRun
     return validate_document(document)
 
 
+def run_with_template(template: dict[str, Any]) -> TrainingRun:
+    """The quickstart with a podTemplate that no rule of the API has looked at."""
+    run = run_with()
+    workers = run.spec.workers.model_copy(update={"pod_template": template})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"workers": workers})})
+
+
 def gang_of(run: TrainingRun, stage: Stage = Stage.TRAIN, attempt: int = 0) -> list[Object]:
     """The pods of a stage."""
     owner = owner_of(run)

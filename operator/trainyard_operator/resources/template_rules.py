@@ -83,19 +83,19 @@ def ownership_problems(template: Object, base: Object, merged: Object, resource_
         resource_name: extended resource of the run's accelerator.
     """
     return [
-        *_metadata_problems(template),
+        *_metadata_problems(template, base, merged),
         *_changed(base["spec"], merged["spec"], SPEC_REMEDIES, _SPEC),
         *_list_problems(base["spec"], merged["spec"], "volumes", OWNED_VOLUMES),
         *_container_problems(base["spec"], merged["spec"], resource_name),
     ]
 
 
-def _metadata_problems(template: Object) -> Iterator[Problem]:
+def _metadata_problems(template: Object, base: Object, merged: Object) -> Iterator[Problem]:
     """Metadata other than labels and annotations of the author's own."""
     metadata = template.get("metadata") or {}
     path = f"{TEMPLATE_PATH}.metadata"
     for key in metadata:
-        if key not in ("labels", "annotations"):
+        if key not in ("labels", "annotations", "$patch", "$retainKeys"):
             yield Problem(f"{path}.{key}", "only labels and annotations can be set", "Remove it")
     for kind in ("labels", "annotations"):
         for key in metadata.get(kind) or {}:
@@ -104,6 +104,13 @@ def _metadata_problems(template: Object) -> Iterator[Problem]:
                 yield Problem(f"{path}.{kind}.{key}", "Trainyard finds its pods by it", "Choose another name")
             elif key in QUEUE_REMEDIES:
                 yield Problem(f"{path}.{kind}.{key}", "Trainyard sets it", QUEUE_REMEDIES[key])
+    left = merged.get("metadata", {}).get("labels", {})
+    if base["metadata"]["labels"].keys() - left.keys() - (metadata.get("labels") or {}).keys():
+        yield Problem(
+            f"{path}.labels",
+            "the template takes labels away by which Trainyard finds its pods",
+            "Add labels only",
+        )
 
 
 def _changed(base: Object, merged: Object, remedies: Mapping[str, str], path: str) -> Iterator[Problem]:
