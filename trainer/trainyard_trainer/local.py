@@ -247,7 +247,8 @@ class LocalRunner:
         """Count a restart and wait as long as the policy says."""
         self.display.message(decision.message)
         self.status.condition(ConditionType.RUNNING, "False", Reason.RESTARTING, decision.message)
-        self.status.restarted()
+        if decision.reason is Reason.RESTARTING:  # a preemption is no fault
+            self.status.restarted()
         record = EventRecord(
             time=self.clock(), type=RESTARTING, attempt=self.status.status.attempt, message=decision.message
         )
