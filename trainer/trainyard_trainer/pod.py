@@ -8,6 +8,7 @@ Nothing here may change how the process ends: what fails is said in the log and 
 import sys
 import time
 import traceback
+from bisect import bisect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from trainyard_trainer.redact import redact
 
 MAXIMUM_MESSAGE_BYTES = 4096
 """What the kubelet reads of a termination message."""
+MAXIMUM_INPUT = 4 * MAXIMUM_MESSAGE_BYTES
+"""Characters of a text that are looked at."""
 
 
 def is_in_pod(environment: Mapping[str, str]) -> bool:
@@ -52,17 +55,22 @@ def fitting(record: ExitRecord) -> str:
 
     The log tail loses its oldest lines first, then the message its end.
     """
-    message, tail = redact(record.message), redact(record.log_tail)
-    while True:
-        text = _json(record.model_copy(update={"message": message, "log_tail": tail}))
-        excess = len(text.encode()) - MAXIMUM_MESSAGE_BYTES
-        if excess <= 0 or not (message or tail):
-            return text
-        # A character of the text takes a byte or more of the JSON.
-        if tail:
-            tail = _without_first_part_line(tail[excess:])
-        else:
-            message = message[: max(0, len(message) - excess)]
+    message = redact(record.message[:MAXIMUM_INPUT])
+    tail = redact(record.log_tail[-MAXIMUM_INPUT:])
+
+    def text(num_message: int, num_tail: int) -> str:
+        kept = _without_first_part_line(tail[-num_tail:]) if 0 < num_tail < len(tail) else tail[:num_tail]
+        return _json(record.model_copy(update={"message": message[:num_message], "log_tail": kept}))
+
+    def fits(text: str) -> bool:
+        return len(text.encode()) <= MAXIMUM_MESSAGE_BYTES
+
+    # JSON writes some characters with several bytes, so the largest part that fits is searched for.
+    if fits(text(len(message), 0)):
+        num_tail = bisect(range(1, len(tail) + 1), False, key=lambda size: not fits(text(len(message), size)))
+        return text(len(message), num_tail)
+    num_message = bisect(range(1, len(message) + 1), False, key=lambda size: not fits(text(size, 0)))
+    return text(num_message, 0)
 
 
 def _without_first_part_line(tail: str) -> str:

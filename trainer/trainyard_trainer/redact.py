@@ -14,7 +14,7 @@ _PATTERNS = (
         ),
         rf"\1{BLACKED_OUT}",
     ),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), rf"\1 {BLACKED_OUT}"),
+    (re.compile(r"(?i)\b(bearer|authorization:\s*basic)\s+[\w.~+/=-]{8,}"), rf"\1 {BLACKED_OUT}"),
     # JSON Web Tokens, service account tokens among them.
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"), BLACKED_OUT),
     # Keys that tell by their beginning whose they are.
@@ -23,7 +23,7 @@ _PATTERNS = (
     # name=value and "name": "value" where the name says what the value is.
     (
         re.compile(
-            r"(?i)([\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key)"
+            r"(?i)((?:password|passwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key)"
             r"['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;'\"&]+)"
         ),
         rf"\1{BLACKED_OUT}",
@@ -34,6 +34,8 @@ _PATTERNS = (
         ),
         BLACKED_OUT,
     ),
+    # What is left of a key whose beginning was cut off.
+    (re.compile(r"(?m)(?:^[A-Za-z0-9+/=]+\n)+-----END [A-Z ]*PRIVATE KEY-----"), BLACKED_OUT),
 )
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
