@@ -93,6 +93,8 @@ class RunPlan(ApiModel):
     """Path prefixes of source URIs and the folders that stand in for them, as volume mounts do in a pod."""
     threads_per_process: int = Field(default=0, ge=0)
     """CPU threads of each training process; 0 divides the cores the process may use."""
+    preparation_processes: int = Field(default=0, ge=0)
+    """Worker processes of a prepare node; 0 takes as many as there are cores it may use."""
 
     def stage(self, stage: Stage) -> StagePlan:
         """The plan of one stage."""
@@ -146,6 +148,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
     python: str = "python",
     mounts: Mapping[str, str] | None = None,
     threads_per_process: int = 0,
+    preparation_processes: int = 0,
     plan_file: str = "",
 ) -> RunPlan:
     """Decide every process of a run.
@@ -158,6 +161,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         python: interpreter of the processes.
         mounts: path prefixes of source URIs and the folders that stand in for them.
         threads_per_process: CPU threads of each training process; 0 divides the cores the process may use.
+        preparation_processes: worker processes of a prepare node; 0 takes as many as there are cores.
         plan_file: where the processes find the plan; `plan.json` of the run folder when empty.
 
     Raises:
@@ -180,6 +184,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         ),
         mounts=dict(mounts or {}),
         threads_per_process=threads_per_process,
+        preparation_processes=preparation_processes,
     )
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.support.rendered import gang_of, job_of, run_with, trainer_of
+from tests.support.rendered import DEFAULTS, gang_of, job_of, owner_of, run_with, trainer_of
 from trainyard_api.names import Stage
 from trainyard_api.quantities import parse_quantity
-from trainyard_operator.resources.cluster_plan import threads_per_process
+from trainyard_operator.resources.cluster_plan import plan_for_cluster, threads_per_process
 
 TPU_SELECTOR = {
     "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
@@ -171,3 +171,17 @@ def test_threads_are_the_share_of_a_process_in_the_cores_of_its_pod(resources, t
         update={"resources": resources, "pod_template": template, "processes_per_node": processes}
     )
     assert threads_per_process(workers) == threads
+
+
+@pytest.mark.parametrize(
+    ("resources", "processes"),
+    [
+        ({}, 0),
+        ({"limits": {"cpu": "8"}}, 8),
+        ({"requests": {"cpu": "2500m"}}, 2),
+        ({"limits": {"cpu": "100m"}}, 1),
+    ],
+)
+def test_preparation_uses_the_cores_of_its_pod_however_many_pods_train(resources, processes):
+    run = run_with(workers={"nodes": 2, "resources": resources})
+    assert plan_for_cluster(run, owner_of(run), 0, DEFAULTS).preparation_processes == processes

@@ -201,6 +201,7 @@ class LocalRunner:
             python=sys.executable,
             mounts=self.options.mounts,
             threads_per_process=max(1, cores // (workers.nodes * workers.processes_per_node)),
+            preparation_processes=cores,
         )
         write_json_atomically(self.folder.path / File.PLAN, plan)
         return plan

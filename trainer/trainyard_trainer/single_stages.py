@@ -106,8 +106,8 @@ def run_prepare(plan_file: Path, cores: int) -> int:
 
 
 def cores_of(plan: RunPlan) -> int:
-    """The cores that training would use on this node, or all that the process may use."""
-    return plan.threads_per_process * plan.batch.world_size or len(os.sched_getaffinity(0))
+    """The worker processes that the plan says, or one for each core that this process may use."""
+    return plan.preparation_processes or len(os.sched_getaffinity(0))
 
 
 def run_export(plan_file: Path) -> int:

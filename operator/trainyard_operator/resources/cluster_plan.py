@@ -23,21 +23,28 @@ def plan_for_cluster(run: TrainingRun, owner: Owner, attempt: int, defaults: Wor
         attempt=attempt,
         python=defaults.python,
         threads_per_process=threads_per_process(run.spec.workers),
+        preparation_processes=pod_cores(run.spec.workers),
         plan_file=PodPath.PLAN.value,
     )
 
 
-def threads_per_process(workers: Workers) -> int:
-    """CPU threads of each training process: its share of the whole cores of the pod's limit, else request.
+def pod_cores(workers: Workers) -> int:
+    """Whole cores of a worker pod: its CPU limit, else its request, at least 1; 0 when it has neither.
 
-    The limit bounds what a pod may use, and more threads than that only wait for each other. A pod with
-    neither may use its node's cores, which only the pod sees: 0 leaves it to divide those.
+    The limit bounds what a pod may use, and more threads than that only wait for each other; the cores that a
+    process sees are the node's. A pod with neither may use all of those, and only the pod can count them.
     """
     for key in ("limits", "requests"):
         cores = parse_quantity(_cpu(workers, key))
         if cores is not None:
-            return max(1, int(cores) // workers.processes_per_node)
+            return max(1, int(cores))
     return 0
+
+
+def threads_per_process(workers: Workers) -> int:
+    """CPU threads of each training process: its share of the pod's cores; 0 lets the pod divide them."""
+    cores = pod_cores(workers)
+    return max(1, cores // workers.processes_per_node) if cores else 0
 
 
 def _cpu(workers: Workers, key: str) -> Any:
