@@ -90,6 +90,11 @@ class Kubectl:
         items: list[dict[str, Any]] = self.get(kind, *arguments)["items"]
         return items
 
+    def raw(self, path: str) -> dict[str, Any]:
+        """Get a path of the API server."""
+        document: dict[str, Any] = json.loads(self.run("get", "--raw", path))
+        return document
+
     def wait(self, condition: str, *what: str, timeout_seconds: int = 60) -> None:
         """Wait for a condition, such as `condition=Ready`, `delete` or `jsonpath=...`."""
         limit = f"--timeout={timeout_seconds}s"

@@ -1,0 +1,95 @@
+"""What the operator renders, as a real API server takes it, in a namespace that enforces Pod Security `restricted`."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.cluster import Cluster
+from tests.support.rendered import SAMPLES, objects_of, run_with
+from trainyard_api.spec import TrainingRun
+
+pytestmark = pytest.mark.control_plane
+
+DRY_RUN = ("create", "--dry-run=server", "--validate=strict", "-f", "-")
+
+
+def in_namespace(path, namespace):
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return run_with(metadata={**document["metadata"], "namespace": namespace}, **document["spec"])
+
+
+def everything(run: TrainingRun) -> list[dict[str, Any]]:
+    return [each for objects in objects_of(run, attempt=1).values() for each in objects]
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_the_objects_of_a_sample_are_admitted_under_restricted_without_a_warning(
+    cluster: Cluster, restricted_namespace, path
+):
+    run = in_namespace(path, restricted_namespace)
+    done = cluster.kubectl.attempt(*DRY_RUN, documents=everything(run))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 4 + run.spec.workers.nodes
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "devices, shared memory and threads": {
+        "workers": {
+            "nodes": 1,
+            "processesPerNode": 8,
+            "accelerator": {"resourceName": "nvidia.com/gpu", "count": 8},
+            "resources": {"limits": {"memory": "64Gi", "cpu": 16}, "requests": {"memory": "1e9", "cpu": 0.5}},
+        }
+    },
+    "a queue": {"scheduling": {"queueName": "team"}},
+    "a template with directives": {
+        "workers": {
+            "nodes": 2,
+            "podTemplate": {
+                "metadata": {"annotations": {"note": "a\nb"}},
+                "spec": {
+                    "tolerations": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute",
+                                     "operator": "Exists", "tolerationSeconds": 5}, {"operator": "Exists"}],
+                    "initContainers": [{
+                        "name": "proxy", "image": "proxy:1", "restartPolicy": "Always",
+                        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    }],
+                    "volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "x", "emptyDir": {}}],
+                    "containers": [{
+                        "name": "trainer",
+                        "env": [{"name": "HOME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                        "volumeMounts": [{"name": "x", "mountPath": "/data/x"}],
+                    }],
+                },
+            },
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", VARIANTS.values(), ids=list(VARIANTS))
+def test_what_a_run_adds_to_its_pods_is_admitted_too(cluster: Cluster, restricted_namespace, spec):
+    run = run_with(metadata={"namespace": restricted_namespace}, **spec)
+    done = cluster.kubectl.attempt(*DRY_RUN, documents=everything(run))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["7" * 63, "a" * 61 + "-b", "0"])
+def test_the_longest_and_oddest_names_are_admitted(cluster: Cluster, restricted_namespace, name):
+    run = run_with(metadata={"name": name, "namespace": restricted_namespace})
+    done = cluster.kubectl.attempt(*DRY_RUN, documents=everything(run))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_template_that_weakens_security_is_refused_by_such_a_namespace(
+    cluster: Cluster, restricted_namespace
+):
+    template = {"spec": {"volumes": [{"name": "host", "hostPath": {"path": "/usr"}}]}}
+    run = run_with(
+        metadata={"namespace": restricted_namespace}, workers={"nodes": 2, "podTemplate": template}
+    )
+    done = cluster.kubectl.attempt(*DRY_RUN, documents=objects_of(run)["train"])
+    assert done.returncode == 1
+    assert 'violates PodSecurity "restricted' in done.stderr
+    assert "hostPath" in done.stderr
