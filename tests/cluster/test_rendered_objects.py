@@ -1,4 +1,4 @@
-"""What the operator renders, as a real API server takes it, in a namespace that enforces Pod Security `restricted`."""
+"""What the operator renders, as a real API server takes it that enforces Pod Security `restricted`."""
 
 from typing import Any
 
@@ -37,8 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "devices, shared memory and threads": {
         "workers": {
             "nodes": 1,
-            "processesPerNode": 8,
-            "accelerator": {"resourceName": "nvidia.com/gpu", "count": 8},
+            "processesPerNode": 2,
+            "accelerator": {"resourceName": "nvidia.com/gpu", "count": 2},
             "resources": {"limits": {"memory": "64Gi", "cpu": 16}, "requests": {"memory": "1e9", "cpu": 0.5}},
         }
     },
@@ -49,23 +49,44 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "podTemplate": {
                 "metadata": {"annotations": {"note": "a\nb"}},
                 "spec": {
-                    "tolerations": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute",
-                                     "operator": "Exists", "tolerationSeconds": 5}, {"operator": "Exists"}],
-                    "initContainers": [{
-                        "name": "proxy", "image": "proxy:1", "restartPolicy": "Always",
-                        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    }],
-                    "volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "x", "emptyDir": {}}],
-                    "containers": [{
-                        "name": "trainer",
-                        "env": [{"name": "HOME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-                        "volumeMounts": [{"name": "x", "mountPath": "/data/x"}],
-                    }],
+                    "tolerations": [
+                        {
+                            "key": "node.kubernetes.io/not-ready",
+                            "effect": "NoExecute",
+                            "operator": "Exists",
+                            "tolerationSeconds": 5,
+                        },
+                        {"operator": "Exists"},
+                    ],
+                    "initContainers": [
+                        {
+                            "name": "proxy",
+                            "image": "proxy:1",
+                            "restartPolicy": "Always",
+                            "securityContext": {
+                                "allowPrivilegeEscalation": False,
+                                "capabilities": {"drop": ["ALL"]},
+                            },
+                        }
+                    ],
+                    "volumes": [
+                        {"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}},
+                        {"name": "x", "emptyDir": {}},
+                    ],
+                    "containers": [
+                        {
+                            "name": "trainer",
+                            "env": [
+                                {"name": "HOME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+                            ],
+                            "volumeMounts": [{"name": "x", "mountPath": "/data/x"}],
+                        }
+                    ],
                 },
             },
         }
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("spec", VARIANTS.values(), ids=list(VARIANTS))
