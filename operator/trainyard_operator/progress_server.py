@@ -6,6 +6,7 @@ idle TLS connection costs this process a quarter of a megabyte and a new one cos
 """
 
 import asyncio
+import logging
 import math
 import socket
 import ssl
@@ -33,7 +34,7 @@ from trainyard_operator.progress_store import ProgressStore
 
 MAXIMUM_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_SECONDS = 10.0
-HANDSHAKE_TIMEOUT_SECONDS = 5.0
+HANDSHAKE_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 10.0
 """How long a connection may be open without a whole request."""
 MAXIMUM_CONNECTIONS = 256
@@ -43,6 +44,8 @@ RETRY_AFTER_SECONDS = 2.0
 POSTS_PER_SECOND = 1.0
 POSTS_BURST = 10
 """What one pod may post at once; the trainer posts every 5 seconds, and at once after a checkpoint."""
+
+logger = logging.getLogger(__name__)
 
 Observe = Callable[[str, ProgressOutcome, float], None]
 """Told protocol, outcome and seconds of every POST."""
@@ -373,6 +376,7 @@ class ProgressServer:
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_SECONDS,
                 ssl_shutdown_timeout=1.0,
             )
-        except (OSError, asyncio.CancelledError):
-            # Not a client of ours, or one without our certificate: nothing to answer.
-            connection.close()
+        except OSError as error:
+            # No client of ours, one that trusts another authority, or a slow one: nothing to answer. The
+            # transport closes the socket; closing it here would free its number while it is still watched.
+            logger.debug("A handshake failed: %s", error)
