@@ -104,6 +104,7 @@ def _controller_manager_arguments(state: State) -> list[str]:
         "--use-service-account-credentials",
         "--leader-elect=false",
         "--secure-port=0",
+        "--pvclaimbinder-sync-period=1s",  # 15 s by default, and tests wait for it
     ]
 
 
