@@ -36,7 +36,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             check_is_free_or_run(path)
-            self._lock = (path / File.LOCK).open("a+")
+            self._lock = (path / File.LOCK).open("a+b", buffering=0)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -49,16 +49,19 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
+            holder = self._lock.read().decode().strip() or "unknown"
             self._lock.close()
             raise UnavailableError(
                 str(path),
                 f"another runner (process {holder}) works in this folder",
                 "Wait for it, stop it, or give the run another name",
             ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
+        try:
+            self._lock.truncate(0)
+            self._lock.write(f"{os.getpid()}\n".encode())
+        except OSError as error:
+            self._lock.close()
+            raise OSError(error.errno, error.strerror, str(path / File.LOCK)) from error
         for left in path.glob(f".*{TEMPORARY_ENDING}"):
             # A process that was killed while it wrote; the lock says that none is at work now.
             left.unlink()
