@@ -9,6 +9,7 @@ import time
 import pytest
 from cryptography import x509
 
+from tests.support.config_maps import PlayedConfigMaps
 from trainyard_operator import certificate_bundle
 from trainyard_operator.certificate_bundle import BUNDLE_KEY, BundlePublisher, merged_bundle
 from trainyard_operator.certificates import (
@@ -19,7 +20,6 @@ from trainyard_operator.certificates import (
     create_authority,
     issue,
 )
-from trainyard_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 
 DAY = 86_400.0
 
@@ -186,51 +186,6 @@ def test_a_spoilt_bundle_is_written_anew(clock, caplog):
     (own,) = pems(1, clock)
     assert merged_bundle("-----BEGIN CERTIFICATE-----\nx\n", own, clock()) == own
     assert "unreadable" in caplog.text
-
-
-class PlayedConfigMaps:
-    """ConfigMaps with resource versions; `interfere` runs once before the next write."""
-
-    def __init__(self):
-        self.objects = {}
-        self.writes = []
-        self.num_reads = 0
-        self.interfere = None
-
-    async def get(self, resource, namespace, name):
-        assert resource.plural == "configmaps"
-        self.num_reads += 1
-        if (namespace, name) not in self.objects:
-            raise NotFoundError("not found")
-        return self.objects[namespace, name]
-
-    def _before_write(self):
-        interfere, self.interfere = self.interfere, None
-        if interfere is not None:
-            interfere()
-
-    async def create(self, resource, namespace, body):
-        self._before_write()
-        key = namespace, body["metadata"]["name"]
-        if key in self.objects:
-            raise AlreadyExistsError("exists")
-        return self._store(key, body, 1)
-
-    async def replace(self, resource, namespace, body):
-        self._before_write()
-        key = namespace, body["metadata"]["name"]
-        if self.objects[key]["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
-            raise ConflictError("changed")
-        return self._store(key, body, int(body["metadata"]["resourceVersion"]) + 1)
-
-    def _store(self, key, body, version):
-        self.writes.append(key[0])
-        metadata = {**body["metadata"], "resourceVersion": str(version)}
-        self.objects[key] = {**body, "metadata": metadata}
-        return self.objects[key]
-
-    def bundle(self, namespace):
-        return self.objects[namespace, "trust"]["data"][BUNDLE_KEY]
 
 
 @pytest.fixture
