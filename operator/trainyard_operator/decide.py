@@ -195,9 +195,7 @@ def _stop(run: TrainingRun, draft: StatusDraft, gang: Gang, wish: Reason) -> Dec
     message = "Waiting for the pods to save a checkpoint and end"
     draft.condition(ConditionType.RUNNING, "False", wish, message)
     stop = _stop_of(attempt.number, gang.present, () if gang.job is None else (gang.job,), None)
-    times = [pod.deleting_until for pod in gang.present if pod.deleting_until is not None]
-    wake_after = max(times, default=draft.now) + OVERDUE_SECONDS - draft.now if times else None
-    return Decision(draft, stops=() if stop is None else (stop,), wake_after=wake_after)
+    return Decision(draft, stops=() if stop is None else (stop,), wake_after=_gone_after(gang.present, draft))
 
 
 def _stopped(run: TrainingRun, draft: StatusDraft, gang: Gang) -> Decision:
@@ -218,8 +216,7 @@ def _rest(facts: Facts, draft: StatusDraft, stops: tuple[Stop, ...]) -> Decision
     if left:
         message = f"Waiting for {len(left)} pods to end"
         draft.condition(ConditionType.RUNNING, "False", Reason.SUSPENDING, message)
-        times = [pod.deleting_until or draft.now for pod in left]
-        return Decision(draft, stops=stops, wake_after=max(times) + OVERDUE_SECONDS - draft.now)
+        return Decision(draft, stops=stops, wake_after=_gone_after(left, draft))
     draft.condition(ConditionType.RUNNING, "False", Reason.RUN_SUSPENDED)
     draft.clear(ConditionType.PROGRESSING, Reason.RUN_SUSPENDED)
     draft.condition(
@@ -323,6 +320,16 @@ def _grace(draft: StatusDraft, settings: Settings) -> int | None:
     """Seconds for what is left of the last attempt: few after a fault, when nothing can be saved any more."""
     last = draft.status.attempts[-1] if draft.status.attempts else None
     return settings.fault_grace_seconds if last is not None and last.outcome == "Failed" else None
+
+
+def _gone_after(pods: Sequence[ObservedPod], draft: StatusDraft) -> float | None:
+    """Seconds until pods that are being deleted count as gone; None when there are none."""
+    times = [
+        pod.deleting_until
+        for pod in pods
+        if pod.deleting_until is not None and not is_overdue(pod, draft.now)
+    ]
+    return max(0.1, max(times) + OVERDUE_SECONDS - draft.now) if times else None
 
 
 def _work(facts: Facts, draft: StatusDraft) -> Work:

@@ -65,7 +65,7 @@ def is_overdue(pod: ObservedPod, now: float) -> bool:
     """Whether a pod should have been gone for a while; nobody answers for it."""
     if pod.deleting_until is None or pod.has_ended:
         return False
-    return pod.disruption == "DeletionByTaintManager" or now > pod.deleting_until + OVERDUE_SECONDS
+    return pod.disruption == "DeletionByTaintManager" or now >= pod.deleting_until + OVERDUE_SECONDS
 
 
 def gang_of(
