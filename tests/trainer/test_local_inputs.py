@@ -142,12 +142,12 @@ def read_terminal(descriptor, process):
     return text.decode()
 
 
-def test_on_a_terminal_the_panel_gives_way_to_the_error_and_the_cursor_comes_back(tmp_path):
-    file = write_run(tmp_path, tmp_path / "missing.jsonl", "live")
+def on_a_terminal(*arguments):
+    """Run a command whose streams are a terminal; its exit code and everything it wrote."""
     terminal, other_end = pty.openpty()
     try:
         process = subprocess.Popen(
-            [*COMMAND, "run", str(file), "--output", str(tmp_path / "out")],
+            [*COMMAND, *arguments],
             stdin=other_end,
             stdout=other_end,
             stderr=other_end,
@@ -157,9 +157,27 @@ def test_on_a_terminal_the_panel_gives_way_to_the_error_and_the_cursor_comes_bac
         text = read_terminal(terminal, process)
     finally:
         os.close(terminal)
-    assert process.returncode == ExitCode.INVALID_DATA
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert "Prepare started (attempt 0)" in plain
-    assert "spec.data.sources[0].uri" in plain
-    assert "Failed: " in plain
+    return process.returncode, text
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_on_a_terminal_the_panel_gives_way_to_the_error_and_the_cursor_comes_back(tmp_path):
+    file = write_run(tmp_path, tmp_path / "missing.jsonl", "live")
+    code, text = on_a_terminal("run", str(file), "--output", str(tmp_path / "out"))
+    assert code == ExitCode.INVALID_DATA
+    assert "Prepare started (attempt 0)" in plain(text)
+    assert "spec.data.sources[0].uri" in plain(text)
+    assert "Failed: " in plain(text)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_on_a_terminal_the_cursor_comes_back_when_nothing_was_started(tmp_path):
+    file = write_run(tmp_path, tmp_path / "missing.jsonl", "taken")
+    (tmp_path / "out").write_text("a file in the way")
+    code, text = on_a_terminal("run", str(file), "--output", str(tmp_path / "out"))
+    assert code == ExitCode.INVALID_CONFIGURATION
+    assert "--output: " in plain(text)
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

@@ -54,7 +54,7 @@ class MetricsServer:
         clock: Unix time in seconds.
 
     Raises:
-        UnavailableError: the port is in use.
+        UnavailableError: the port is in use, or not ours to use.
     """
 
     def __init__(self, run: TrainingRun, port: int, clock: Callable[[], float] = time.time) -> None:
@@ -66,7 +66,7 @@ class MetricsServer:
         except OSError as error:
             raise UnavailableError(
                 "--metrics-port",
-                f"port {port} is in use ({error.strerror})",
+                f"port {port} cannot be listened on ({error.strerror})",
                 "Choose another, or 0 to let the system choose",
             ) from error
         self.url = f"http://127.0.0.1:{self._server.server_port}/metrics"
