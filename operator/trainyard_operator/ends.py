@@ -42,13 +42,12 @@ def end_of(key: RunKey | None, attempt: Attempt, gang: Gang, settle_seconds: flo
     )
     if not missing and not gang.failed(now):
         return End(wake_after=_overdue_after(gang, now))
-    failed = [pod for pod in gang.pods if pod.failed or is_overdue(pod, now)]
-    since = min((pod.ended_at for pod in failed if pod.ended_at is not None), default=now)
+    pods = [replace(pod, gone=True, ended_at=now) if is_overdue(pod, now) else pod for pod in gang.pods]
+    since = min((pod.ended_at for pod in pods if pod.failed and pod.ended_at is not None), default=now)
     left = min(settle_seconds, since + settle_seconds - now)
-    if left > 0.0 and not missing and not is_clear(failed) and not gang.ended(now):
+    if left > 0.0 and not missing and not is_clear(pods) and not gang.ended(now):
         return End(wake_after=left)
-    ended = [replace(pod, gone=True, ended_at=now) if is_overdue(pod, now) else pod for pod in gang.pods]
-    return End(failure_of(ended, missing, now))
+    return End(failure_of(pods, missing, now))
 
 
 def model_of(gang: Gang) -> ModelStatus | None:
