@@ -1,10 +1,13 @@
 """The ConfigMaps of an API server, in memory."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainyard_operator.cluster import Resource
 from trainyard_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainyard_operator.cluster import Resource
 
 Object = dict[str, Any]
 
@@ -40,6 +43,10 @@ class PlayedConfigMaps:
         if self.objects[key]["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             raise ConflictError("changed")
         return self._store(key, body, int(body["metadata"]["resourceVersion"]) + 1)
+
+    def bundle(self, namespace: str) -> str:
+        """What the ConfigMap `trust` of a namespace holds."""
+        return str(self.objects[namespace, "trust"]["data"]["ca.crt"])
 
     def _before_write(self) -> None:
         interfere, self.interfere = self.interfere, None
