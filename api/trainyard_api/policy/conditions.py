@@ -67,17 +67,19 @@ def is_finished(conditions: Sequence[Condition]) -> bool:
 def derive_phase(conditions: Sequence[Condition]) -> Phase:
     """One word for the conditions; the most final one decides.
 
-    An invalid spec shows as Failed, because it will never start as it stands.
+    An invalid spec shows as Failed, because it will never start as it stands; what runs already goes on.
     """
     validated = find_condition(conditions, ConditionType.VALIDATED)
     running = find_condition(conditions, ConditionType.RUNNING)
     if holds(conditions, ConditionType.COMPLETE):
         return Phase.SUCCEEDED
-    if holds(conditions, ConditionType.FAILED) or (validated is not None and validated.status == "False"):
+    is_running = running is not None and running.status == "True"
+    is_invalid = validated is not None and validated.status == "False"
+    if holds(conditions, ConditionType.FAILED) or (is_invalid and not is_running):
         return Phase.FAILED
     if holds(conditions, ConditionType.SUSPENDED):
         return Phase.SUSPENDED
-    if running is not None and running.status == "True":
+    if is_running:
         return Phase.RUNNING
     if running is not None and running.reason == Reason.RESTARTING:
         return Phase.RESTARTING
