@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from trainyard_operator.cluster import Resource
 from trainyard_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from trainyard_operator.cluster import Resource
 
 Object = dict[str, Any]
 
