@@ -101,9 +101,7 @@ OPERATOR_METRICS: tuple[MetricDefinition, ...] = (
     _gauge(OperatorMetric.BUILD_INFO, "Always 1; labels tell what runs", "version", "python"),
     _gauge(OperatorMetric.LEADER, "1 while this replica holds the Lease"),
     _gauge(OperatorMetric.RUNS, "Runs by phase", "phase"),
-    _counter(
-        OperatorMetric.RECONCILES, "Passes by result (success, requeue, conflict, error or other)", "result"
-    ),
+    _counter(OperatorMetric.RECONCILES, "Passes by result (success, requeued, error or other)", "result"),
     _histogram(OperatorMetric.RECONCILE_SECONDS, "Seconds that a pass took", _PASS_BUCKETS),
     _gauge(OperatorMetric.ACTIVE_WORKERS, "Passes at work now"),
     _gauge(OperatorMetric.MAXIMUM_WORKERS, "Passes that may be at work at once"),
@@ -140,18 +138,22 @@ OPERATOR_METRICS: tuple[MetricDefinition, ...] = (
 
 
 def run_samples(
-    run: TrainingRun, status: TrainingRunStatus, now: float, *, progress_received_at: float | None = None
+    info: Mapping[str, str],
+    status: TrainingRunStatus,
+    now: float,
+    *,
+    progress_received_at: float | None = None,
 ) -> list[Sample]:
     """The series of a run; what has no value yet has no series.
 
     Args:
-        run: the resource.
+        info: what `info_labels` says of the run.
         status: its status, with the newest progress.
         now: Unix time in seconds.
         progress_received_at: when the progress arrived by this machine's clock; None takes the sender's word.
     """
     samples = [
-        Sample(Metric.INFO, 1.0, _info_labels(run)),
+        Sample(Metric.INFO, 1.0, info),
         Sample(Metric.PHASE, 1.0, {"phase": status.phase.value}),
         Sample(Metric.RESTARTS, float(status.restarts)),
         *_time_samples(status.accounting),
@@ -167,7 +169,8 @@ def run_samples(
     return samples
 
 
-def _info_labels(run: TrainingRun) -> dict[str, str]:
+def info_labels(run: TrainingRun) -> dict[str, str]:
+    """The labels that tell what a run is: all that metrics need of its spec."""
     pretraining, workers = run.spec.pretraining, run.spec.workers
     return {
         "objective": pretraining.objective if pretraining is not None else "",

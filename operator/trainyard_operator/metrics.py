@@ -9,7 +9,7 @@ import platform
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -23,6 +23,7 @@ from trainyard_api.metrics import (
     RUN_METRICS,
     MetricDefinition,
     MetricKind,
+    info_labels,
     run_samples,
 )
 from trainyard_api.names import OperatorMetric, Phase, ProgressOutcome
@@ -48,7 +49,7 @@ RESOURCES = frozenset(
         "trainingruns",
     }
 )
-RESULTS = frozenset({"success", "requeue", "conflict", "error"})
+RESULTS = frozenset({"success", "requeued", "error"})
 OTHER = "other"
 
 Family = GaugeMetricFamily | CounterMetricFamily
@@ -56,7 +57,7 @@ Family = GaugeMetricFamily | CounterMetricFamily
 
 @dataclass(frozen=True, slots=True)
 class _KnownRun:
-    run: TrainingRun
+    info: Mapping[str, str]
     status: TrainingRunStatus
 
 
@@ -81,7 +82,7 @@ class RunCollector(Collector):
     def set_run(self, key: RunKey, run: TrainingRun, status: TrainingRunStatus) -> None:
         """Show a run as it is now."""
         with self._lock:
-            self._runs[key] = _KnownRun(run, status)
+            self._runs[key] = _KnownRun(info_labels(run), status)
 
     def forget_run(self, key: RunKey) -> None:
         """Show a run no longer."""
@@ -102,7 +103,7 @@ class RunCollector(Collector):
         for key, known in runs:
             received = self._progress.newest(key)
             samples = run_samples(
-                known.run,
+                known.info,
                 newest_status(known.status, received),
                 now,
                 progress_received_at=received.received_at if received is not None else None,
@@ -197,7 +198,7 @@ class OperatorMetrics:
         self.runs.forget_run(key)
 
     def observe_reconcile(self, result: str, seconds: float) -> None:
-        """Count a pass: success, requeue, conflict or error."""
+        """Count a pass: success, requeued or error."""
         self._reconciles.labels(result=result if result in RESULTS else OTHER).inc()
         self._reconcile_seconds.observe(seconds)
 

@@ -14,6 +14,7 @@ from trainyard_api.metrics import (
     OPERATOR_METRICS,
     RUN_METRICS,
     MetricKind,
+    info_labels,
     run_samples,
 )
 from trainyard_api.names import Metric, OperatorMetric, Phase, ProgressOutcome
@@ -157,7 +158,7 @@ def test_progress_of_another_attempt_is_not_shown(metrics, store, run):
 
 def test_a_run_that_does_not_run_has_no_progress_age(run):
     ended = STATUS.model_copy(update={"phase": Phase.SUCCEEDED})
-    assert Metric.PROGRESS_AGE not in {sample.metric for sample in run_samples(run, ended, NOW)}
+    assert Metric.PROGRESS_AGE not in {sample.metric for sample in run_samples(info_labels(run), ended, NOW)}
 
 
 def test_series_vanish_with_their_run(metrics, store, run):

@@ -13,10 +13,10 @@ from trainyard_api.errors import DataError
 from trainyard_api.names import ExitCode, PodEnvironment, Reason
 from trainyard_api.policy.failure import ProcessEnd
 from trainyard_api.progress import ExitRecord
+from trainyard_api.redact import redact
 from trainyard_api.status import ModelStatus
 from trainyard_trainer.node import RankLogs, end_of_node, first_rank
 from trainyard_trainer.pod import MAXIMUM_MESSAGE_BYTES, explained, fitting, is_in_pod, leave_message
-from trainyard_trainer.redact import redact
 
 TIME = "2026-11-25T00:00:00Z"
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from trainyard_api.errors import UnavailableError
-from trainyard_api.metrics import RUN_LABELS, RUN_METRICS, MetricKind, run_samples
+from trainyard_api.metrics import RUN_LABELS, RUN_METRICS, MetricKind, info_labels, run_samples
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import TrainingRunStatus
 
@@ -20,7 +20,8 @@ class RunCollector(Collector):
 
     def __init__(self, run: TrainingRun, clock: Callable[[], float]) -> None:
         self.status: TrainingRunStatus | None = None
-        self._run = run
+        self._owner = [run.metadata.namespace, run.metadata.name]
+        self._info = info_labels(run)
         self._clock = clock
 
     def describe(self) -> list[GaugeMetricFamily]:
@@ -32,15 +33,16 @@ class RunCollector(Collector):
         status = self.status
         if status is None:
             return
-        samples = run_samples(self._run, status, self._clock())
-        owner = [self._run.metadata.namespace, self._run.metadata.name]
+        samples = run_samples(self._info, status, self._clock())
         for definition in RUN_METRICS:
             family_type = CounterMetricFamily if definition.kind is MetricKind.COUNTER else GaugeMetricFamily
             family = family_type(definition.name, definition.help, labels=definition.labels)
             own_labels = definition.labels[len(RUN_LABELS) :]
             for sample in samples:
                 if sample.metric is definition.name:
-                    family.add_metric([*owner, *(sample.labels[label] for label in own_labels)], sample.value)
+                    family.add_metric(
+                        [*self._owner, *(sample.labels[label] for label in own_labels)], sample.value
+                    )
             if family.samples:
                 yield family
 

@@ -17,10 +17,10 @@ from trainyard_api.errors import TrainyardError
 from trainyard_api.model import ApiModel
 from trainyard_api.names import ExitCode, PodEnvironment, PodPath, Reason
 from trainyard_api.progress import ExitRecord
+from trainyard_api.redact import redact
 from trainyard_trainer.exit_records import say
 from trainyard_trainer.progress import timestamp
 from trainyard_trainer.rank import translate
-from trainyard_trainer.redact import redact
 
 MAXIMUM_MESSAGE_BYTES = 4096
 """What the kubelet reads of a termination message."""
