@@ -30,7 +30,8 @@ check: init ## Lint, format, types, import borders, and that generated files are
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy tools tests/support tests/cluster --exclude tests/cluster/test_
+	@$(BIN)/mypy tools tests/support
+	@MYPYPATH=api:operator:trainer:benchmarks $(BIN)/mypy benchmarks tests/cluster --exclude tests/cluster/test_
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m trainyard_api.generate --check
 

@@ -40,6 +40,21 @@ def check_precision(spec: TrainingRunSpec, device: torch.device) -> None:
         )
 
 
+def effective_zero_stage(plan: RunPlan) -> int:
+    """The ZeRO stage that the engine runs.
+
+    ZeRO divides state among processes. One process has nothing to divide, and in FP32 stage 0 computes the
+    same numbers without copying gradients and weights through flat buffers (5 % of a small model's step on a
+    CPU). A `zero_optimization` of the user's own (offload, for one) is left alone, and so are 16-bit formats,
+    whose master weights ZeRO keeps.
+    """
+    spec = plan.spec
+    divides_nothing = plan.batch.world_size == 1 and spec.training.precision == "FP32"
+    if divides_nothing and "zero_optimization" not in spec.deepspeed.config:
+        return 0
+    return spec.deepspeed.zero_stage
+
+
 def engine_config(plan: RunPlan) -> dict[str, Any]:
     """The DeepSpeed configuration of a run.
 
@@ -48,7 +63,7 @@ def engine_config(plan: RunPlan) -> dict[str, Any]:
     on it means bf16 parameters with fp32 master weights and fp32 accumulation.
     """
     spec = plan.spec
-    stage = spec.deepspeed.zero_stage
+    stage = effective_zero_stage(plan)
     precision = spec.training.precision
     config: dict[str, Any] = {
         "train_batch_size": plan.batch.global_batch_size,
@@ -151,6 +166,6 @@ def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
         deepspeed_engine=deepspeed_engine,
         optimizer=optimizer,
         ranks=ranks,
-        zero_stage=plan.spec.deepspeed.zero_stage,
+        zero_stage=effective_zero_stage(plan),
         gradient_clipping=plan.spec.training.gradient_clipping,
     )
