@@ -1,5 +1,6 @@
 """From watch events and lists to the store and the queue: nothing is decided here."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -7,6 +8,7 @@ from typing import TypeVar
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import FIELD_MANAGER, Label
 from trainyard_operator.cluster import JOBS, PODS, RUNS, Cluster, Object, Resource
+from trainyard_operator.errors import ClusterError
 from trainyard_operator.keys import RunKey
 from trainyard_operator.observe import (
     ObservedJob,
@@ -22,6 +24,9 @@ from trainyard_operator.work_queue import WorkQueue
 Observed = TypeVar("Observed")
 
 LOGGER = logging.getLogger(__name__)
+
+RETRY_BASE_SECONDS = 0.2
+RETRY_CAP_SECONDS = 15.0
 
 CHILD_SELECTOR = f"{Label.MANAGED_BY}={FIELD_MANAGER}"
 
@@ -84,6 +89,19 @@ class Intake:
             )
             children += await _listed(cluster, JOBS, namespace, CHILD_SELECTOR, observe_job)
         self._queue_all(self._store.compare(runs, children, before, now))
+
+    async def resync_until_done(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
+        """The same, again and again until it works: nothing may be decided from half a picture."""
+        delay = RETRY_BASE_SECONDS
+        while True:
+            try:
+                await self.resync(cluster, namespaces)
+            except ClusterError as error:
+                LOGGER.warning("The lists could not be had: %s; again in %.1f s", error, delay)
+                await asyncio.sleep(delay)
+                delay = min(2.0 * delay, RETRY_CAP_SECONDS)
+            else:
+                return
 
     def queue_everything(self) -> None:
         """Have every run looked at."""

@@ -112,7 +112,7 @@ class Operator:
         """Look at what is there, then follow the watch until the end."""
         self.cluster.watchers.append(self._see)
         try:
-            await self.intake.resync(self.cluster, ())
+            await self.intake.resync_until_done(self.cluster, ())
             self.intake.queue_everything()
             await self.controller.run(4)
         finally:
