@@ -110,7 +110,7 @@ class KeeperProcess:
             raise ClusterError("the keeper", "it ended without an answer", "Read what it wrote above")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ClusterError("the test cluster", answer["error"], "Correct that and try again")
+            raise ClusterError(*answer["error"])
         return answer
 
     def ask(self, command: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class KeeperProcess:
         return self.answer()
 
     def release(self) -> None:
-        """Let go of the keeper; one that is not detached then takes its cluster down."""
+        """Let go of a detached keeper."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -133,11 +133,8 @@ class KeeperProcess:
         Raises:
             ClusterError: a program of it had ended early.
         """
-        try:
-            problems = self.ask(DOWN)["problems"] if self._process.poll() is None else []
-        finally:
-            self.release()
-            self._process.wait()
+        farewell, _ = self._process.communicate(f"{DOWN}\n")
+        problems = json.loads(farewell.splitlines()[-1]).get("problems") if farewell else None
         if problems:
             raise ClusterError("the test cluster", "; ".join(problems), "Look for what ended it")
 

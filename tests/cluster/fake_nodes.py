@@ -29,7 +29,8 @@ def start_fake_nodes(state: State, processes: Processes, num_nodes: int) -> None
             "--node-lease-duration-seconds=40",
         ],
     )
-    state.kubectl().apply([fake_node(f"fake-{number}") for number in range(1, num_nodes + 1)])
+    if num_nodes:
+        state.kubectl().apply([fake_node(f"fake-{number}") for number in range(1, num_nodes + 1)])
 
 
 def fake_node(name: str) -> dict[str, Any]:

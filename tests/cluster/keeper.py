@@ -176,6 +176,10 @@ def _answer(document: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _answer_error(error: TrainyardError) -> None:
+    _answer({"error": [error.where, error.problem, error.remedy]})
+
+
 def _leave(_signal: int, _frame: FrameType | None) -> None:
     """A request to stop, which ends the wait for commands."""
     raise SystemExit(0)
@@ -192,7 +196,7 @@ def _serve(keeper: Keeper, options: Options) -> None:
         try:
             _answer(keeper.obey(line.strip()))
         except TrainyardError as error:
-            _answer({"error": str(error)})
+            _answer_error(error)
 
 
 def main() -> None:
@@ -211,7 +215,7 @@ def main() -> None:
             with contextlib.suppress(BrokenPipeError):  # a killed owner reads no farewell
                 _answer(farewell)
     except TrainyardError as error:
-        _answer({"error": str(error)})
+        _answer_error(error)
         sys.exit(1)
 
 

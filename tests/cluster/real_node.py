@@ -16,7 +16,7 @@ from tests.cluster.processes import Processes
 from tests.cluster.recipes import program_path
 from tests.cluster.state import State
 from tests.cluster.steering import REAL_NODE_TAINT
-from tests.cluster.teardown import BRIDGE, NODE_MARK
+from tests.cluster.teardown import BRIDGE, NETWORK, NODE_MARK
 from trainyard_api.errors import UnavailableError
 
 NODE_NAME = "node-0"
@@ -45,6 +45,7 @@ state = "{folder}/run"
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
+      Root = "{folder}/runc"
 """
 _COREFILE = """\
 .:53 {{
@@ -146,7 +147,7 @@ def _network_configuration(state: State) -> dict[str, object]:
         "hairpinMode": True,
         "ipam": address_management,
     }
-    return {"cniVersion": "0.4.0", "name": "trainyard-testcluster", "plugins": [bridge]}
+    return {"cniVersion": "0.4.0", "name": NETWORK, "plugins": [bridge]}
 
 
 def _kubelet_configuration(state: State) -> dict[str, object]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.cluster.addresses import DNS_ADDRESS, NODE_ADDRESS
 
 BRIDGE = "trainyard0"
+NETWORK = "trainyard-testcluster"
+"""Names of the pods' network: as an interface of the machine, and for CNI."""
 NODE_MARK = "real-node"
 """File in a state folder that says that the machine's network was changed for it."""
 
@@ -83,7 +85,7 @@ def _unmount_below(folder: Path) -> None:
 
 
 def _undo_node(folder: Path) -> None:
-    """Remove the real node's addresses, bridge, tables of kube-proxy, control groups and links to logs."""
+    """Remove the real node's addresses, bridge, kube-proxy's tables, control groups, and links to logs."""
     for command in (
         ["ip", "link", "delete", BRIDGE],
         ["ip", "address", "delete", f"{DNS_ADDRESS}/32", "dev", "lo"],
@@ -97,6 +99,8 @@ def _undo_node(folder: Path) -> None:
         for inner, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 Path(inner).rmdir()
+    for result in Path("/var/lib/cni/results").glob(f"{NETWORK}-*"):
+        result.unlink()
     for link in Path("/var/log/containers").glob("*.log"):
         if link.is_symlink() and link.readlink().is_relative_to(folder):
             link.unlink()

@@ -1,20 +1,22 @@
 """The test cluster itself: steered pods, the record of writes, and that nothing is left of it."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import psutil
 import pytest
 
 from tests.cluster import fixtures, steering
-from tests.cluster.cluster import Cluster, ClusterError, running_cluster
+from tests.cluster.cluster import Cluster, ClusterError, KeeperProcess, running_cluster
 from tests.cluster.images import BASE_IMAGE
 from tests.cluster.keeper import Options
 from tests.cluster.kubectl import Kubectl, KubectlError
-from tests.cluster.locations import REPOSITORY, cluster_cache
+from tests.cluster.locations import REPOSITORY, cluster_cache, states_folder
 from tests.cluster.teardown import processes_of
 
 END_SECONDS = 60
@@ -24,6 +26,23 @@ with running_cluster() as cluster:
     print(cluster.state.folder, flush=True)
     input()
 """
+
+
+def end_of(process: psutil.Process) -> int:
+    """A file descriptor that is readable once the process has ended, whoever collects it."""
+    return os.pidfd_open(process.pid)
+
+
+def have_ended(ends: list[int]) -> bool:
+    """Wait for processes to end, some time at most; closes their descriptors."""
+    deadline = time.monotonic() + END_SECONDS
+    left = set(ends)
+    while left and time.monotonic() < deadline:
+        ready, _, _ = select.select(left, [], [], deadline - time.monotonic())
+        left -= set(ready)
+    for end in ends:
+        os.close(end)
+    return not left
 
 
 def pod(name: str, **annotations: str) -> dict[str, Any]:
@@ -144,11 +163,38 @@ def test_a_cluster_is_gone_after_its_owner_was_killed():
         folder = owner.stdout.readline().strip()
         (keeper,) = psutil.Process(owner.pid).children()
         programs = keeper.children()
+        ends = [end_of(process) for process in (keeper, *programs)]
         owner.send_signal(signal.SIGKILL)
-        _, alive = psutil.wait_procs([keeper, *programs], timeout=END_SECONDS)
+        assert have_ended(ends)
     assert len(programs) >= 5
-    assert alive == []
     assert not os.path.exists(folder)  # noqa: PTH110 - the text that was printed
+
+
+@pytest.mark.control_plane
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_that_does_not_come_up_says_why_and_leaves_nothing():
+    wrong = {"kube-apiserver": ["--no-such-flag"]}
+    states = set(states_folder().iterdir())
+    with (
+        pytest.raises(ClusterError, match=r"(?s)kube-apiserver: it ended with code 1.*no-such-flag"),
+        running_cluster(Options(num_fake_nodes=0, extra_arguments=wrong)),
+    ):
+        pytest.fail("it came up")
+    assert set(states_folder().iterdir()) <= states
+
+
+@pytest.mark.control_plane
+@pytest.mark.usefixtures("cluster")
+def test_a_program_that_ends_early_is_told_when_the_cluster_is_stopped():
+    keeper = KeeperProcess(Options(num_fake_nodes=0))
+    keeper.answer()
+    programs = psutil.Process(keeper.process_id).children()
+    (scheduler,) = (program for program in programs if program.name() == "kube-scheduler")
+    end = end_of(scheduler)
+    scheduler.kill()
+    assert have_ended([end])
+    with pytest.raises(ClusterError, match="kube-scheduler: it ended with code -9"):
+        keeper.stop()
 
 
 @pytest.mark.control_plane
@@ -158,10 +204,9 @@ def test_what_a_killed_keeper_leaves_is_removed_by_the_next_one():
         assert killed.keeper is not None
         assert killed.state is not None
         keeper = psutil.Process(killed.keeper.process_id)
-        programs = keeper.children()
+        ends = [end_of(process) for process in keeper.children()]
         keeper.kill()
-        _, alive = psutil.wait_procs(programs, timeout=END_SECONDS)
-        assert alive == []
+        assert have_ended(ends)
         assert killed.state.folder.exists()
         with running_cluster(Options(num_fake_nodes=1)) as next_one:
             assert len(next_one.kubectl.list("nodes")) == 1
