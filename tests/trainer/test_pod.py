@@ -262,6 +262,41 @@ def test_a_stop_reaches_the_handler_of_the_command():
 
 
 @needs_namespaces
+def test_ctrl_c_in_a_terminal_reaches_the_command_once(tmp_path):
+    import pty
+
+    body = (
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+        "print('up', flush=True)\n"
+        "first = signal.sigtimedwait({signal.SIGINT}, 60)\n"
+        "second = signal.sigtimedwait({signal.SIGINT}, 0.5)\n"
+        "print('received', first is not None, second is not None, flush=True)"
+    )
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        sys.executable,
+        "-c",
+        FIRST_PROCESS.format(body=body),
+    ]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        os.execvp(command[0], command)  # noqa: S606 - a fixed list
+    with os.fdopen(terminal, "r+b", buffering=0) as screen:
+        shown = b""
+        while b"up" not in shown:
+            shown += screen.read(100)
+        screen.write(b"\x03")
+        while b"received" not in shown or not shown.endswith(b"\n"):
+            shown += screen.read(100)
+    os.waitpid(process, 0)
+    assert b"received True False" in shown
+
+
+@needs_namespaces
 def test_process_1_reaps_orphans():
     body = (
         'orphan = "import os; os.fork() or os._exit(0)"\n'

@@ -28,9 +28,24 @@ def continue_in_child_of_init() -> None:
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
     child = os.fork()
     if child == 0:
+        _take_terminal()
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         return
     os._exit(_wait_for(child, waited_for))
+
+
+def _take_terminal() -> None:
+    """Become a process group of its own, in front of the terminal where there is one.
+
+    Otherwise Ctrl-C would reach the command twice, from the terminal and from the first process, and the
+    second one means "at once".
+    """
+    os.setpgid(0, 0)
+    if os.isatty(0):
+        # Who takes the terminal from behind is stopped by this signal.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        os.tcsetpgrp(0, os.getpgrp())
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _wait_for(child: int, signals: AbstractSet[signal.Signals]) -> int:
