@@ -17,6 +17,9 @@ from trainyard_trainer.optimization.optimizers import build_optimizer
 SMALL_MODEL_BUCKET_ELEMENTS = 50_000_000
 """Elements per communication bucket; DeepSpeed's 5e8 would hold 2 GB whatever the model's size."""
 
+UNUSED_KERNEL = "deepspeed_shm_comm"
+"""An all-reduce for inference that DeepSpeed compiles when it starts on a CPU; training never calls it."""
+
 COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16, "FP32": torch.float32}
 
 
@@ -157,6 +160,8 @@ def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
     import deepspeed  # noqa: PLC0415 - reads DS_ACCELERATOR at import, which join_gang sets
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Without this, every first start on a machine compiles for 15 s and fails where there is no C++ compiler.
+    deepspeed.ops.__compatible_ops__[UNUSED_KERNEL] = False
     optimizer = build_optimizer(model.named_parameters(), plan.spec.training.optimizer)
     model.to(ranks.device)
     deepspeed_engine, _, _, _ = deepspeed.initialize(
