@@ -163,9 +163,7 @@ WORKER_RULES: tuple[Rule, ...] = (
     predicate_rule(
         path="spec.workers.accelerator.resourceName",
         fields=("spec.workers.accelerator",),
-        holds=lambda spec: bool(
-            re.fullmatch(_EXTENDED_RESOURCE, spec.workers.accelerator.resource_name)
-        ),
+        holds=lambda spec: bool(re.fullmatch(_EXTENDED_RESOURCE, spec.workers.accelerator.resource_name)),
         problem="it is no extended resource, whose names are domain/name",
         remedy="Write nvidia.com/gpu, amd.com/gpu, google.com/tpu, habana.ai/gaudi or what your nodes offer",
         node="spec.workers.accelerator",
