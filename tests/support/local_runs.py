@@ -21,7 +21,7 @@ from trainyard_trainer.progress import read_history, read_history_lines
 from trainyard_trainer.run_folder import read_status
 
 COMMAND = (sys.executable, "-m", "trainyard_trainer")
-DEADLINE_SECONDS = 180.0
+DEADLINE_SECONDS = 280.0
 POLL_SECONDS = 0.02
 
 
