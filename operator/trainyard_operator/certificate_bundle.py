@@ -77,17 +77,25 @@ class BundlePublisher:
     """Keeps the bundle, in the operator's namespace and in those of runs.
 
     Args:
-        config_maps: the API server. It must let followers write too: publishing the own authority is the one
-            thing that a replica does before it leads.
+        config_maps: the API server, also for followers: publishing the own authority is the one thing that
+            a replica writes before it leads.
+        fenced: the API server for what only the leader may write.
         namespace: the operator's namespace.
         name: name of the ConfigMap, the same everywhere.
         clock: Unix time in seconds.
     """
 
     def __init__(
-        self, config_maps: ConfigMaps, *, namespace: str, name: str, clock: Callable[[], float]
+        self,
+        config_maps: ConfigMaps,
+        fenced: ConfigMaps,
+        *,
+        namespace: str,
+        name: str,
+        clock: Callable[[], float],
     ) -> None:
         self._config_maps = config_maps
+        self._fenced = fenced
         self._namespace = namespace
         self._name = name
         self._clock = clock
@@ -140,17 +148,18 @@ class BundlePublisher:
 
         Raises:
             ClusterError: the API server does not let us.
+            NotLeadingError: another replica leads.
         """
         if self._clock() - self._checked_at.get(namespace, float("-inf")) < CHECK_SECONDS:
             return
         try:
-            found = await self._config_maps.get(CONFIG_MAPS, namespace, self._name)
+            found = await self._fenced.get(CONFIG_MAPS, namespace, self._name)
         except NotFoundError:
             body = config_map(namespace, self._name, self.bundle)
-            await self._config_maps.create(CONFIG_MAPS, namespace, body)
+            await self._fenced.create(CONFIG_MAPS, namespace, body)
         else:
             if (found.get("data") or {}).get(BUNDLE_KEY) != self.bundle:
-                await self._config_maps.replace(CONFIG_MAPS, namespace, _with_bundle(found, self.bundle))
+                await self._fenced.replace(CONFIG_MAPS, namespace, _with_bundle(found, self.bundle))
         self._checked_at[namespace] = self._clock()
 
     def forget(self, namespace: str) -> None:

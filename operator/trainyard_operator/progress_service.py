@@ -20,7 +20,7 @@ from trainyard_operator.certificate_bundle import (
 )
 from trainyard_operator.certificates import CertificateFiles, ServingCertificate
 from trainyard_operator.cluster import Resource
-from trainyard_operator.errors import ClusterError
+from trainyard_operator.errors import ClusterError, NotLeadingError
 from trainyard_operator.progress_server import ProgressEndpoint, ProgressServer
 
 ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "endpointslices")
@@ -98,7 +98,8 @@ class ProgressService:
     Args:
         address: where it is.
         endpoint: answers the POSTs.
-        cluster: the API server; it must let followers write ConfigMaps, see BundlePublisher.
+        cluster: the API server, also for followers, see BundlePublisher.
+        fenced: the API server for what only the leader may write.
         clock: Unix time in seconds.
         files: a certificate that somebody else keeps; None makes one.
 
@@ -107,21 +108,22 @@ class ProgressService:
         ssl.SSLError: a certificate file is none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         address: ProgressAddress,
         endpoint: ProgressEndpoint,
         cluster: ServiceCluster,
+        fenced: ServiceCluster,
         *,
         clock: Callable[[], float],
         files: CertificateFiles | None = None,
     ) -> None:
         self._address = address
-        self._cluster = cluster
+        self._fenced = fenced
         self.certificate = ServingCertificate(address.names, clock, files)
         self.server = ProgressServer(endpoint, self.certificate.context, address.host, address.port)
         self.bundle = BundlePublisher(
-            cluster, namespace=address.namespace, name=address.ca_config_map, clock=clock
+            cluster, fenced, namespace=address.namespace, name=address.ca_config_map, clock=clock
         )
         self._keeper: asyncio.Task[None] | None = None
         self._is_leading = False
@@ -152,9 +154,10 @@ class ProgressService:
 
         Raises:
             ClusterError: the API server does not let us.
+            NotLeadingError: this replica leads no more.
         """
         self._is_leading = True
-        await self._cluster.apply(
+        await self._fenced.apply(
             ENDPOINT_SLICES, self._address.namespace, build_endpoint_slice(self._address, self.server.port)
         )
 
@@ -167,6 +170,7 @@ class ProgressService:
 
         Raises:
             ClusterError: the API server does not let us.
+            NotLeadingError: this replica leads no more.
             OSError: a certificate file cannot be read.
         """
         self.certificate.refresh()
@@ -182,7 +186,7 @@ class ProgressService:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await self.refresh()
-            except (ClusterError, OSError) as error:
+            except (ClusterError, NotLeadingError, OSError) as error:
                 logger.warning(
                     "The progress endpoint could not be refreshed, next try in a minute: %s", error
                 )

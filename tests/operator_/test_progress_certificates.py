@@ -194,7 +194,7 @@ def config_maps():
 
 
 def publisher(config_maps, clock):
-    return BundlePublisher(config_maps, namespace="operators", name="trust", clock=clock)
+    return BundlePublisher(config_maps, config_maps, namespace="operators", name="trust", clock=clock)
 
 
 def test_every_replica_adds_its_authority_once(config_maps, clock):

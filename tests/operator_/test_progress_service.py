@@ -14,7 +14,7 @@ from trainyard_operator import progress_service
 from trainyard_operator.authentication import Authenticator
 from trainyard_operator.certificate_bundle import BUNDLE_KEY
 from trainyard_operator.certificates import CertificateFiles, create_authority, issue
-from trainyard_operator.errors import UnavailableError
+from trainyard_operator.errors import NotLeadingError, UnavailableError
 from trainyard_operator.progress_server import ProgressEndpoint
 from trainyard_operator.progress_service import ProgressAddress, ProgressService, build_endpoint_slice
 from trainyard_operator.progress_store import ProgressStore
@@ -52,7 +52,7 @@ def cluster():
     return PlayedCluster()
 
 
-def service_of(cluster, files=None):
+def service_of(cluster, files=None, fenced=None):
     endpoint = ProgressEndpoint(
         store=ProgressStore(),
         directory=PlayedDirectory(),
@@ -60,7 +60,7 @@ def service_of(cluster, files=None):
         is_leading=lambda: True,
         observe=lambda protocol, outcome, seconds: None,
     )
-    return ProgressService(ADDRESS, endpoint, cluster, clock=time.time, files=files)
+    return ProgressService(ADDRESS, endpoint, cluster, fenced or cluster, clock=time.time, files=files)
 
 
 def answer_under(bundle, port):
@@ -113,6 +113,30 @@ def test_only_the_leader_copies_the_bundle(cluster):
     as_follower, as_leader, service = asyncio.run(run())
     assert as_follower == "old"
     assert as_leader == service.certificate.authority_pem
+
+
+class Fence(PlayedCluster):
+    """Lets nothing be written, as for a replica that does not lead."""
+
+    def _before_write(self):
+        raise NotLeadingError("another replica leads")
+
+    async def apply(self, resource, namespace, body):
+        raise NotLeadingError("another replica leads")
+
+
+def test_a_follower_publishes_its_authority_and_writes_nothing_else(cluster):
+    async def follow():
+        service = service_of(cluster, fenced=Fence())
+        await service.start()
+        with pytest.raises(NotLeadingError):
+            await service.lead()
+        with pytest.raises(NotLeadingError):
+            await service.bundle.ensure("team")
+        await service.stop()
+
+    asyncio.run(follow())
+    assert cluster.writes == ["operators"]
 
 
 def test_the_leader_sends_the_clients_of_the_service_to_itself(cluster):
