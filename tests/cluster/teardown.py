@@ -85,7 +85,7 @@ def _unmount_below(folder: Path) -> None:
 
 
 def _undo_node(folder: Path) -> None:
-    """Remove the real node's addresses, bridge, kube-proxy's tables, control groups, and links to logs."""
+    """Remove the real node's addresses, bridge, kube-proxy's tables, control groups and records."""
     for command in (
         ["ip", "link", "delete", BRIDGE],
         ["ip", "address", "delete", f"{DNS_ADDRESS}/32", "dev", "lo"],
@@ -99,8 +99,13 @@ def _undo_node(folder: Path) -> None:
         for inner, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 Path(inner).rmdir()
-    for result in Path("/var/lib/cni/results").glob(f"{NETWORK}-*"):
-        result.unlink()
+    for result in Path("/var/lib/cni/results").glob("*"):
+        if str(folder) in result.read_text():
+            result.unlink()
+    listening = Path("/proc/net/unix").read_text()
+    for socket in Path("/run/containerd/s").glob("*"):
+        if str(socket) not in listening:
+            socket.unlink()
     for link in Path("/var/log/containers").glob("*.log"):
         if link.is_symlink() and link.readlink().is_relative_to(folder):
             link.unlink()
