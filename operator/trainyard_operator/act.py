@@ -1,7 +1,8 @@
 """The second third of a pass: make what a decision wants true. Every step may be repeated after a crash."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from trainyard_api.spec import TrainingRun
 from trainyard_operator.cluster import CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES, Cluster, Deletion, Object
 from trainyard_operator.errors import (
     AlreadyExistsError,
+    ClusterError,
     ConflictError,
     ForbiddenError,
     InvalidError,
@@ -31,6 +33,8 @@ from trainyard_operator.resources import (
     service_name,
 )
 from trainyard_operator.store import Store
+
+LOGGER = logging.getLogger(__name__)
 
 REPEAT_SECONDS = 5.0
 """How long a deletion is given to show before it is sent again."""
@@ -62,15 +66,22 @@ class Actor:
         store: gets what the API server answers, so that the next pass sees it before the watch does.
         defaults: what pods get where the run says nothing.
         clock: Unix time in seconds.
+        before_pods: makes a namespace ready for pods; they start without it, so it may fail.
     """
 
     def __init__(
-        self, cluster: Cluster, store: Store, defaults: WorkerDefaults, clock: Callable[[], float]
+        self,
+        cluster: Cluster,
+        store: Store,
+        defaults: WorkerDefaults,
+        clock: Callable[[], float],
+        before_pods: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._defaults = defaults
         self._clock = clock
+        self._before_pods = before_pods
         self._stopped_at: dict[tuple[RunKey, int], float] = {}
 
     async def act(self, key: RunKey, run: TrainingRun | None, decision: Decision) -> Outcome:
@@ -88,7 +99,8 @@ class Actor:
         if decision.begin is None or run is None:
             await _all(stops)
             return Outcome()
-        refusal, *_ = await _all([self._begin(key, run, decision.begin), *stops])
+        begin = self._begin(key, run, decision.begin)
+        refusal, *_ = await _all([begin, self._prepare_namespace(key.namespace), *stops])
         return Outcome(begun=refusal is None, refusal=refusal)
 
     def forget(self, key: RunKey) -> None:
@@ -112,6 +124,15 @@ class Actor:
         known = {pod.name for pod in self._store.pods(key) if pod.attempt == begin.attempt}
         missing = [pod for pod in pods if pod["metadata"]["name"] not in known]
         return await _first_refusal([self._service(owner, begin), self._pods(key, missing)])
+
+    async def _prepare_namespace(self, namespace: str) -> None:
+        """Bring what pods need in every namespace, while the run's own objects are made."""
+        if self._before_pods is None:
+            return
+        try:
+            await self._before_pods(namespace)
+        except ClusterError as error:
+            LOGGER.warning("namespace %s is not ready for progress reports: %s", namespace, error)
 
     async def _plan(self, run: TrainingRun, owner: Owner, begin: Begin) -> RunPlan:
         """The plan of an attempt: the stored one, or a new one that gets stored."""

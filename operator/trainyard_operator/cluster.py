@@ -4,18 +4,19 @@ Objects are plain dicts. Errors are those of `errors.py`, whatever the client ra
 """
 
 import asyncio
+import copy
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from trainyard_api.names import API_VERSION, PLURAL
+from trainyard_api.names import API_VERSION, FIELD_MANAGER, PLURAL
 from trainyard_operator.errors import (
     AlreadyExistsError,
     ClusterError,
@@ -31,7 +32,6 @@ from trainyard_operator.token_bucket import TokenBucket
 
 Object = dict[str, Any]
 
-FIELD_MANAGER = "trainyard"
 PAGE_SIZE = 500
 """Objects per page of a list."""
 
@@ -120,23 +120,28 @@ class KubernetesCluster:
     Args:
         client: an API client that knows address and credentials.
         settings: rates and time-outs.
-        may_write: raises NotLeadingError when this replica must not write; leases and token reviews may.
         on_request: told verb, resource, status code (0: no answer) and seconds of each request.
     """
 
     def __init__(
-        self,
-        client: ApiClient,
-        settings: Settings,
-        may_write: Callable[[], None],
-        on_request: Callable[[str, str, int, float], None],
+        self, client: ApiClient, settings: Settings, on_request: Callable[[str, str, int, float], None]
     ) -> None:
         self._client = client
         self._timeout = aiohttp.ClientTimeout(total=settings.request_timeout_seconds)
         self._bucket = TokenBucket(settings.requests_per_second, settings.request_burst)
         self._slots = asyncio.Semaphore(settings.request_concurrency)
-        self._may_write = may_write
+        self._may_write: Callable[[], None] = _always
         self._on_request = on_request
+
+    def fenced(self, may_write: Callable[[], None]) -> Self:
+        """The same API server and the same pace, but each write first asks whether this replica may.
+
+        Args:
+            may_write: raises NotLeadingError when it must not.
+        """
+        view = copy.copy(self)
+        view._may_write = may_write  # noqa: SLF001 - a copy of this very object
+        return view
 
     async def close(self) -> None:
         """Close the connections."""
@@ -248,7 +253,7 @@ class KubernetesCluster:
         """
         async with self._slots:
             await self._bucket.take()
-            if method != "GET" and resource not in (LEASES, TOKEN_REVIEWS):
+            if method != "GET":
                 self._may_write()
             loop = asyncio.get_running_loop()
             started = loop.time()
@@ -281,13 +286,15 @@ class KubernetesCluster:
             raise UnavailableError(f"{method} {path}: no answer from the API server ({cause})") from error
 
 
+def _always() -> None:
+    """Nothing stands against a write."""
+
+
 _MANAGED = {"fieldManager": FIELD_MANAGER}
 
 
 async def connect(
-    settings: Settings,
-    may_write: Callable[[], None],
-    on_request: Callable[[str, str, int, float], None],
+    settings: Settings, on_request: Callable[[str, str, int, float], None]
 ) -> KubernetesCluster:
     """A connection by the pod's service account, or by the kubeconfig of a person.
 
@@ -308,7 +315,7 @@ async def connect(
     configuration.connection_pool_maxsize = settings.request_concurrency
     client = ApiClient(configuration)
     client.user_agent = "trainyard-operator"
-    return KubernetesCluster(client, settings, may_write, on_request)
+    return KubernetesCluster(client, settings, on_request)
 
 
 def error_of(code: int, body: bytes, retry_after: str = "", *, is_create: bool = False) -> ClusterError:

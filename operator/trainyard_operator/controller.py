@@ -27,6 +27,7 @@ class Controller:
         reconciler: does the passes.
         is_leading: whether this replica may act; otherwise runs are dropped, and looked at once it may.
         on_pass: told the result (success, requeued, error) and the seconds of each pass.
+        on_workers: told how many passes are at work, and how many may be.
     """
 
     def __init__(
@@ -35,14 +36,19 @@ class Controller:
         reconciler: Pass,
         is_leading: Callable[[], bool],
         on_pass: Callable[[str, float], None],
+        on_workers: Callable[[int, int], None],
     ) -> None:
         self._queue = queue
         self._reconciler = reconciler
         self._is_leading = is_leading
         self._on_pass = on_pass
+        self._on_workers = on_workers
+        self._maximum = 0
+        self._active = 0
 
     async def run(self, workers: int) -> None:
         """Work until cancelled."""
+        self._maximum = workers
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._work())
@@ -50,11 +56,18 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
+            self._count(1)
             try:
                 if self._is_leading():
                     await self._pass(key)
             finally:
                 self._queue.done(key)
+                self._count(-1)
+
+    def _count(self, change: int) -> None:
+        """A pass begins or ends."""
+        self._active += change
+        self._on_workers(self._active, self._maximum)
 
     async def _pass(self, key: RunKey) -> None:
         """One pass, with what follows from its errors; an error of one run never stops the others."""

@@ -105,7 +105,7 @@ class Intake:
 
     def queue_everything(self) -> None:
         """Have every run looked at."""
-        self._queue_all(self._store.keys())
+        self._queue_all(self._store.all_keys())
 
     def _run(self, raw: Object) -> ObservedRun | None:
         """A run; None for one whose status is broken, which is left alone."""

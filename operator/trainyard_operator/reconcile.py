@@ -6,9 +6,11 @@ holds the status that follows. A pass may break off anywhere: the next one start
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from trainyard_api.names import ConditionType
+from trainyard_api.spec import TrainingRun
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.timestamps import format_timestamp
 from trainyard_operator.act import REPEAT_SECONDS, Actor, Outcome
@@ -28,6 +30,16 @@ from trainyard_operator.work_queue import WorkQueue
 LOGGER = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Listeners:
+    """Who else wants to know what passes find."""
+
+    on_status: Sequence[Callable[[RunKey, TrainingRun, TrainingRunStatus], None]] = ()
+    """Told where a run stands, in every pass."""
+    on_gone: Sequence[Callable[[RunKey], None]] = ()
+    """Told that a run is gone, to free what is kept of it."""
+
+
 class Reconciler:
     """Brings runs to where their specs want them.
 
@@ -37,6 +49,7 @@ class Reconciler:
         queue: the runs to look at; passes put them back for later.
         gatherer: collects facts.
         actor: creates and deletes.
+        listeners: who else wants to know.
         settings: waiting times.
         clock: Unix time in seconds.
     """
@@ -49,6 +62,7 @@ class Reconciler:
         queue: WorkQueue[RunKey],
         gatherer: Gatherer,
         actor: Actor,
+        listeners: Listeners,
         settings: Settings,
         clock: Callable[[], float],
     ) -> None:
@@ -57,6 +71,7 @@ class Reconciler:
         self._queue = queue
         self._gatherer = gatherer
         self._actor = actor
+        self._listeners = listeners
         self._settings = settings
         self._clock = clock
         self._written_at: dict[RunKey, float] = {}
@@ -75,8 +90,16 @@ class Reconciler:
         decision = decide(facts, self._settings, self._clock())
         outcome = await self._actor.act(key, facts.spec, decision)
         status = conclude(decision.draft, outcome)
+        if facts.spec is not None:
+            for tell in self._listeners.on_status:
+                tell(key, facts.spec, status)
         await self._write(facts, status)
         self._plan_next(key, decision, outcome)
+
+    def progress_changed(self, key: RunKey) -> None:
+        """The processes of a run told something: look at it when its status may be written next."""
+        due = self._written_at.get(key, float("-inf")) + self._settings.progress_seconds
+        self._queue.add_after(key, max(0.0, due - self._clock()))
 
     async def _write(self, facts: Facts, status: TrainingRunStatus) -> None:
         """Write the status, once and only if it is due; then tell what happened."""
@@ -165,6 +188,8 @@ class Reconciler:
         self._store.forget(key)
         self._gatherer.forget(key)
         self._actor.forget(key)
+        for forget in self._listeners.on_gone:
+            forget(key)
         self._queue.forget(key)
         self._written_at.pop(key, None)
         self._noticed_at.pop(key, None)

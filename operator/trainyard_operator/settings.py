@@ -70,6 +70,16 @@ class Settings(BaseModel):
 
     progress_port: Port = 8443
     """Port of the progress endpoint (HTTPS)."""
+    pod_address: str = ""
+    """Address of this replica's pod; the progress endpoint is off without it."""
+    progress_service: str = "trainyard-operator"
+    """Name of the Service of the progress endpoint, in the operator's namespace; it has no selector."""
+    certificate_file: str = ""
+    """Certificate of the progress endpoint that somebody else keeps; when empty the operator makes one."""
+    certificate_key_file: str = ""
+    """Key of that certificate."""
+    certificate_authority_file: str = ""
+    """Authority of that certificate."""
     progress_url: str = "https://trainyard-operator.trainyard.svc:8443"
     """Where pods reach it."""
     ca_config_map: str = "trainyard-progress-ca"

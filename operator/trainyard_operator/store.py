@@ -38,7 +38,7 @@ class Store:
         """Number of runs."""
         return len(self._runs)
 
-    def keys(self) -> list[RunKey]:
+    def all_keys(self) -> list[RunKey]:
         """All runs."""
         return list(self._runs)
 

@@ -22,7 +22,7 @@ from trainyard_operator.gather import Gatherer, Validator
 from trainyard_operator.intake import Intake
 from trainyard_operator.keys import RunKey
 from trainyard_operator.progress_store import ProgressStore
-from trainyard_operator.reconcile import Reconciler
+from trainyard_operator.reconcile import Listeners, Reconciler
 from trainyard_operator.resources import WorkerDefaults
 from trainyard_operator.settings import Settings
 from trainyard_operator.steps import StepWatch
@@ -83,7 +83,7 @@ class Operator:
         self.store = Store()
         self.queue: WorkQueue[RunKey] = WorkQueue()
         self.steps = StepWatch()
-        self.progress = ProgressStore(on_change=self.queue.add)
+        self.progress = ProgressStore()
         self.intake = Intake(self.store, self.queue, clock)
         self.results: list[str] = []
         gatherer = Gatherer(
@@ -101,11 +101,17 @@ class Operator:
             queue=self.queue,
             gatherer=gatherer,
             actor=Actor(cluster, self.store, DEFAULTS, clock),
+            listeners=Listeners(on_gone=[self.steps.forget, self.progress.forget]),
             settings=settings,
             clock=clock,
         )
+        self.progress.on_change = self.reconciler.progress_changed
         self.controller = Controller(
-            self.queue, self.reconciler, lambda: True, lambda result, _: self.results.append(result)
+            self.queue,
+            self.reconciler,
+            lambda: True,
+            lambda result, _: self.results.append(result),
+            lambda *_: None,
         )
 
     async def run(self) -> None:
