@@ -13,7 +13,11 @@ from trainyard_api.status import Progress
 from trainyard_operator.certificates import create_authority
 from trainyard_operator.keys import RunKey
 from trainyard_trainer import progress_push
+from trainyard_trainer.checkpoint import TrainState
+from trainyard_trainer.progress import read_progress
 from trainyard_trainer.progress_push import ProgressPusher, PushError, PushTarget, post
+from trainyard_trainer.recorder import Recorder, StepFigures
+from trainyard_trainer.single_stages import PrepareReporter
 
 RUN = RunKey("team", "speeches", "uid-1")
 PATIENCE_SECONDS = 20
@@ -254,3 +258,61 @@ def test_the_environment_of_a_pod_is_enough(endpoint, monkeypatch):
     progress_push.finish_publishing(PATIENCE_SECONDS)
     progress_push._process_pusher.cache_clear()
     assert arrived_step(endpoint) == 9
+
+
+class Sink:
+    """Keeps what it gets."""
+
+    def __init__(self):
+        self.reports = []
+
+    def __call__(self, report, *, urgent=False):
+        self.reports.append((report, urgent))
+
+
+def figures(loss):
+    return StepFigures(
+        loss=loss,
+        gradient_norm=0.5,
+        learning_rate=1e-3,
+        num_tokens=90,
+        num_positions=100,
+        step_seconds=0.5,
+        data_seconds=0.0,
+    )
+
+
+def test_evaluations_and_checkpoints_are_told_at_once_and_steps_in_their_time(tmp_path):
+    now = [1000.0]
+    sink = Sink()
+    recorder = Recorder(tmp_path, 0, lambda: now[0], sink)
+    recorder.step_done(TrainState(step=1, tokens=90), figures(3.0), 10)
+    recorder.step_done(TrainState(step=2, tokens=180), figures(2.0), 10)
+    recorder.evaluated(TrainState(step=2, tokens=180, evaluation_loss=2.5), 10)
+    recorder.checkpoint_committed(tmp_path / "step-2", TrainState(step=2, tokens=180), 0.1)
+
+    told = [
+        (report.progress.step, report.progress.evaluation_loss, urgent) for report, urgent in sink.reports
+    ]
+    assert told == [(1, None, False), (2, 2.5, True), (2, 2.5, True)]
+    newest = sink.reports[-1][0]
+    assert newest.checkpoint.step == 2
+    assert newest == read_progress(tmp_path)
+
+
+def test_ranks_that_write_nothing_tell_nothing(tmp_path):
+    sink = Sink()
+    recorder = Recorder(None, 0, lambda: 1000.0, sink)
+    recorder.step_done(TrainState(step=1, tokens=90), figures(3.0), 10)
+    recorder.evaluated(TrainState(step=1, tokens=90, evaluation_loss=2.5), 10)
+    recorder.checkpoint_committed(tmp_path / "step-1", TrainState(step=1, tokens=90), 0.1)
+    assert sink.reports == []
+
+
+def test_preparation_tells_what_it_writes(tmp_path):
+    sink = Sink()
+    reporter = PrepareReporter(tmp_path, 2, sink)
+    reporter("tokenize", 50, 200, "documents")
+    assert sink.reports == [(read_progress(tmp_path), False)]
+    told = sink.reports[0][0]
+    assert (told.attempt, told.progress.stage, told.progress.percent) == (2, "Prepare", 25.0)
