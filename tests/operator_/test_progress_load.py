@@ -5,7 +5,6 @@ import gc
 import http.client
 import json
 import time
-from itertools import chain
 
 import aiohttp
 import psutil
@@ -16,7 +15,8 @@ from trainyard_operator.keys import RunKey
 
 NUM_RUNS = 1000
 CONCURRENCY = 32
-ROUNDS = 2
+NUM_REPEATED = 200
+"""Runs that report a second time, for which no token has to be reviewed again."""
 MAXIMUM_GROWTH_BYTES = 64 * 1024 * 1024
 """Of server, client and test together: 64 kB for each run."""
 MAXIMUM_LATENCY_SECONDS = 5.0
@@ -36,7 +36,7 @@ async def thread_seconds():
 
 
 async def post_rounds(endpoint, tokens):
-    """Post for every run, round after round; the seconds that each post took."""
+    """Post for every run, and for some again; the seconds that each post took."""
     slots = asyncio.Semaphore(CONCURRENCY)
     connector = aiohttp.TCPConnector(ssl=endpoint.client_context(), limit=CONCURRENCY, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -50,10 +50,8 @@ async def post_rounds(endpoint, tokens):
                     assert answer.status == 200
                 return time.perf_counter() - started
 
-        return [
-            await asyncio.gather(*(post(number, step) for number in range(NUM_RUNS)))
-            for step in range(1, ROUNDS + 1)
-        ]
+        first = await asyncio.gather(*(post(number, 1) for number in range(NUM_RUNS)))
+        return first + await asyncio.gather(*(post(number, 2) for number in range(NUM_REPEATED)))
 
 
 def test_a_thousand_runs_report_in_bounded_memory_and_time(tmp_path):
@@ -63,18 +61,19 @@ def test_a_thousand_runs_report_in_bounded_memory_and_time(tmp_path):
         gc.collect()
         before = psutil.Process().memory_info().rss
         busy = endpoint.call(thread_seconds)
-        latencies = sorted(chain.from_iterable(asyncio.run(post_rounds(endpoint, tokens))))
+        latencies = sorted(asyncio.run(post_rounds(endpoint, tokens)))
         server_seconds = endpoint.call(thread_seconds) - busy
         gc.collect()
         growth = psutil.Process().memory_info().rss - before
 
         slowest = latencies[int(len(latencies) * 0.99)]
-        assert {endpoint.store.newest(key).report.progress.step for key in keys} == {ROUNDS}
-        assert endpoint.outcomes == [("trainyard", "accepted")] * (NUM_RUNS * ROUNDS)
+        steps = [endpoint.store.newest(key).report.progress.step for key in keys]
+        assert steps == [2] * NUM_REPEATED + [1] * (NUM_RUNS - NUM_REPEATED)
+        assert endpoint.outcomes == [("trainyard", "accepted")] * len(latencies)
         assert endpoint.reviewer.num_reviews == NUM_RUNS
         assert growth < MAXIMUM_GROWTH_BYTES
         assert slowest < MAXIMUM_LATENCY_SECONDS
-        assert server_seconds / (NUM_RUNS * ROUNDS) < MAXIMUM_SERVER_SECONDS
+        assert server_seconds / len(latencies) < MAXIMUM_SERVER_SECONDS
 
 
 def test_connections_of_many_posts_do_not_pile_up(tmp_path):
