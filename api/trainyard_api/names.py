@@ -255,6 +255,7 @@ class File(StrEnum):
     HISTORY = "history.jsonl"
     EVENTS = "events.jsonl"
     DATA = "data.json"
+    START = "start.json"
     REPORT = "report.html"
     CHECKPOINTS = "checkpoints"
     MODEL = "model"

@@ -12,7 +12,7 @@ from pydantic import Field
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.model import ApiModel
 from trainyard_api.names import DEFAULT_RENDEZVOUS_PORT, Environment, File, Stage
-from trainyard_api.spec import Training, TrainingRun, TrainingRunSpec, Workers
+from trainyard_api.spec import Model, Training, TrainingRun, TrainingRunSpec, Workers
 
 
 class Rendezvous(ApiModel):
@@ -50,6 +50,8 @@ class RunPaths(ApiModel):
     """The exported model."""
     logs: str
     """Logs of this attempt."""
+    base_model: str = ""
+    """Folder of the run, or URI, of the model to start from; empty where the weights are random."""
 
 
 class NodePlan(ApiModel):
@@ -126,8 +128,8 @@ def plan_batch(training: Training, workers: Workers) -> BatchPlan:
     )
 
 
-def plan_paths(name: str, storage_root: str, attempt: int) -> RunPaths:
-    """Where a run of this name keeps what under a storage root."""
+def plan_paths(name: str, storage_root: str, attempt: int, model: Model | None = None) -> RunPaths:
+    """Where a run of this name keeps what under a storage root, and where the model lies that it starts from."""
     root = PurePosixPath(storage_root)
     folder = root / name
     return RunPaths(
@@ -136,7 +138,15 @@ def plan_paths(name: str, storage_root: str, attempt: int) -> RunPaths:
         checkpoints=str(folder / File.CHECKPOINTS),
         model=str(folder / File.MODEL),
         logs=str(folder / File.LOGS / f"attempt-{attempt}"),
+        base_model=_base_model(root, model) if model is not None else "",
     )
+
+
+def _base_model(root: PurePosixPath, model: Model) -> str:
+    """The place of the model to start from; runs of one storage lie side by side."""
+    if model.from_run is not None:
+        return str(root / model.from_run.name / File.MODEL)
+    return model.pretrained.uri if model.pretrained is not None else ""
 
 
 def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec does not
@@ -167,7 +177,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
     Raises:
         ConfigurationError: the world size does not divide the batch.
     """
-    paths = plan_paths(run.metadata.name, storage_root, attempt)
+    paths = plan_paths(run.metadata.name, storage_root, attempt, run.spec.model)
     plan_file = plan_file or str(PurePosixPath(paths.run_folder) / File.PLAN)
     command = (python, "-m", "trainyard_trainer")
     return RunPlan(

@@ -63,7 +63,7 @@ class PretrainedModel(ApiModel):
     """A model stored as a Hugging Face folder."""
 
     uri: Uri
-    """Any fsspec URI of the folder, or hf://organisation/name@revision."""
+    """Any fsspec URI of the folder (safetensors, never pickle), or hf://organisation/name@commit."""
 
 
 class Architecture(ApiModel):

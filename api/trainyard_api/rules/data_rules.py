@@ -9,6 +9,7 @@ from trainyard_api.spec import Source, TrainingRun
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
+_HUB_MODEL = r"^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+@[0-9a-f]{40}$"
 _FORMATS_BY_ENDING = {".jsonl": "JsonLines", ".ndjson": "JsonLines", ".parquet": "Parquet"}
 
 
@@ -39,6 +40,13 @@ def _tokenizer_uri_problems(run: TrainingRun) -> Iterable[Problem]:
     tokenizer = run.spec.tokenizer
     if tokenizer is not None and tokenizer.uri is not None:
         yield from filter(None, [uri_problem("spec.tokenizer.uri", tokenizer.uri)])
+
+
+def _pretrained_uri_problems(run: TrainingRun) -> Iterable[Problem]:
+    """The same of the model to start from."""
+    pretrained = run.spec.model.pretrained
+    if pretrained is not None:
+        yield from filter(None, [uri_problem("spec.model.pretrained.uri", pretrained.uri)])
 
 
 def _duplicate_name_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -140,6 +148,20 @@ DATA_RULES: tuple[Rule, ...] = (
     ),
     _uri_rule(f"{_SOURCES}.uri", _source_uri_problems),
     _uri_rule("spec.tokenizer.uri", _tokenizer_uri_problems),
+    _uri_rule("spec.model.pretrained.uri", _pretrained_uri_problems),
+    predicate_rule(
+        path="spec.model.pretrained.uri",
+        fields=("spec.model.pretrained.uri",),
+        holds=lambda spec: (
+            spec.model.pretrained is None
+            or not spec.model.pretrained.uri.startswith("hf://")
+            or bool(re.fullmatch(_HUB_MODEL, spec.model.pretrained.uri))
+        ),
+        problem="a model of the hub is named without its commit, and a branch moves while runs start again",
+        remedy="Write hf://organisation/name@ and the 40 hexadecimal digits of the commit",
+        node="spec.model.pretrained",
+        cel=f"!self.uri.startsWith('hf://') || self.uri.matches('{_HUB_MODEL}')",
+    ),
     Rule(
         fields=(f"{_SOURCES}.uri", f"{_SOURCES}.format", f"{_SOURCES}.textField"),
         problem="format contradicts the ending of uri, or textField is set for Text",

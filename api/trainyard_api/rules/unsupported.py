@@ -22,10 +22,6 @@ UNSUPPORTED_RULES: tuple[Rule, ...] = (
         "spec.distillation", "Use pretraining in this version", lambda spec: spec.distillation is None
     ),
     _unsupported(
-        "spec.model.pretrained", "Use model.architecture", lambda spec: spec.model.pretrained is None
-    ),
-    _unsupported("spec.model.fromRun", "Use model.architecture", lambda spec: spec.model.from_run is None),
-    _unsupported(
         "spec.data.preparation.deduplicate.near",
         "Remove it; deduplicate.exact works",
         lambda spec: spec.data.preparation.deduplicate.near is None,
