@@ -164,7 +164,7 @@ def test_a_preemption_that_nobody_here_asked_for_is_followed_by_a_start_and_is_n
     assert [attempt.outcome for attempt in status.attempts] == ["Preempted", "Succeeded"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_suspends_the_run_and_the_same_command_goes_on(number, started, monkeypatch):
     update = LineDisplay.update
 

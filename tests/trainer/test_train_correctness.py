@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from tests.support.gang import run_gang
 from tests.support.runs import prepared_plan, run_of, write_plan
+from trainyard_api.names import ExitCode
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,16 @@ def test_a_run_resumes_on_another_number_of_processes(
     (uninterrupted,) = json.loads((tmp_path / "a.json").read_text())
     (elastic,) = json.loads((tmp_path / "c.json").read_text())
     assert elastic == pytest.approx(uninterrupted, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_stop_during_the_last_evaluation_saves_the_weights_and_the_next_start_evaluates_them(
+    sotu_addresses: Path, storage: Path, tmp_path: Path
+) -> None:
+    plan = prepared_plan(run_of(sotu_addresses, "evaluated-later"), storage, 2)
+    output = tmp_path / "starts.json"
+    run_gang("stop_in_evaluation.py", 2, str(output), str(write_plan(plan, tmp_path / "plan.json")))
+    stopped, resumed = json.loads(output.read_text())
+    assert (stopped["code"], stopped["step"], stopped["evaluation_loss"]) == (ExitCode.PREEMPTED, 6, None)
+    assert (resumed["code"], resumed["step"], resumed["evaluation_step"]) == (ExitCode.SUCCEEDED, 6, 6)
+    assert 0 < resumed["evaluation_loss"] < 10

@@ -63,6 +63,8 @@ class TrainState(ApiModel):
     """Seconds of training over all attempts."""
     evaluation_loss: float | None = None
     """Newest loss on the held-out documents, in nats per predicted token."""
+    evaluation_step: int | None = None
+    """Step at which it was measured."""
 
 
 class CheckpointFile(ApiModel):
@@ -311,6 +313,16 @@ def save_checkpoint(  # noqa: PLR0913 - what a manifest states
         failure = _attempt(lambda: _commit(temporary, final, manifest, ranks.world_size))
     _agree(ranks, failure, temporary)
     return final
+
+
+def amend_checkpoint(folder: Path, ranks: Ranks, state: TrainState) -> None:
+    """Give a committed checkpoint what was measured on it later; its tensors stay as they are."""
+    if not ranks.is_first:
+        return
+    path = folder / checkpoint_name(state.step) / MANIFEST
+    manifest = CheckpointManifest.model_validate_json(path.read_bytes())
+    if manifest.state != state:
+        write_json_atomically(path, manifest.model_copy(update={"state": state}))
 
 
 def _rank_tensors(engine: Engine) -> dict[str, torch.Tensor]:

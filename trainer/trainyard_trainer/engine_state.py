@@ -152,6 +152,7 @@ def loss_scale(engine: Engine) -> float | None:
 
 
 def set_loss_scale(engine: Engine, scale: float | None) -> None:
-    """Put back what `loss_scale` gave."""
-    if scale is not None:
-        engine.deepspeed_engine.optimizer.loss_scaler.cur_scale = scale
+    """Put back what `loss_scale` gave; an engine that scales nothing, as at stage 0, has no use for it."""
+    scaler = getattr(engine.deepspeed_engine.optimizer, "loss_scaler", None)
+    if scale is not None and scaler is not None:
+        scaler.cur_scale = scale

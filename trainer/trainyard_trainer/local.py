@@ -162,7 +162,7 @@ class LocalRunner:
                     self.prepare_restart(decision)
 
     def install_signals(self) -> None:
-        """Ctrl-C and SIGTERM ask for a checkpoint; a second one insists."""
+        """Ctrl-C, SIGTERM and a closed terminal ask for a checkpoint; a second one insists."""
 
         def ask(number: int, frame: FrameType | None) -> None:
             del number, frame
@@ -170,6 +170,8 @@ class LocalRunner:
 
         signal.signal(signal.SIGINT, ask)
         signal.signal(signal.SIGTERM, ask)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            signal.signal(signal.SIGHUP, ask)
 
     def run_attempt(self) -> tuple[StageOutcome, RestartDecision]:
         """Run the stages of one attempt and decide what follows."""

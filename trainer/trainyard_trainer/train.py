@@ -21,6 +21,7 @@ from trainyard_trainer.batches import BatchSource, MicroBatch, Prefetcher
 from trainyard_trainer.checkpoint import (
     CommittedCheckpoint,
     TrainState,
+    amend_checkpoint,
     committed_checkpoints,
     delete_old_checkpoints,
     is_committed,
@@ -364,8 +365,12 @@ def tell_startup(trainer: Trainer) -> None:
         trainer.recorder.event("Startup", "first optimizer step", seconds=sum(parts.values()), **parts)
 
 
-def evaluate(trainer: Trainer, total_steps: int) -> None:
-    """Measure the loss on held-out rows; given up when anybody is told to stop, since a save comes first."""
+def evaluate(trainer: Trainer, total_steps: int) -> bool:
+    """Measure the loss on held-out rows; given up when anybody is told to stop, since a save comes first.
+
+    Returns:
+        Whether it was measured.
+    """
     sums = [0.0, 0.0]
     trainer.engine.eval()
     maximum_rows = trainer.plan.spec.training.evaluation.maximum_sequences
@@ -375,11 +380,14 @@ def evaluate(trainer: Trainer, total_steps: int) -> None:
             sums[1] += batch.num_labels
             if index % STOP_POLL_BATCHES == 0 and trainer.ranks.sums([float(trainer.stop.requested)])[0]:
                 trainer.engine.train()
-                return
+                return False
     trainer.engine.train()
     loss_sum, num_labels = trainer.ranks.sums(sums)
-    trainer.state = trainer.state.model_copy(update={"evaluation_loss": loss_sum / max(1.0, num_labels)})
+    trainer.state = trainer.state.model_copy(
+        update={"evaluation_loss": loss_sum / max(1.0, num_labels), "evaluation_step": trainer.state.step}
+    )
     trainer.recorder.evaluated(trainer.state, total_steps)
+    return True
 
 
 def save(trainer: Trainer) -> None:
@@ -401,10 +409,15 @@ def save(trainer: Trainer) -> None:
 
 
 def finish(trainer: Trainer) -> ExitCode:
-    """The last evaluation and checkpoint; a stop during the evaluation still saves the trained weights."""
+    """The last evaluation and checkpoint.
+
+    A stop during the evaluation saves the trained weights first, and the next attempt evaluates them.
+    """
     total_steps = trainer.state.step
-    if not is_committed(trainer.checkpoints, total_steps):
-        evaluate(trainer, total_steps)
+    is_evaluated = trainer.state.evaluation_step == total_steps or evaluate(trainer, total_steps)
+    if is_evaluated and is_committed(trainer.checkpoints, total_steps):
+        amend_checkpoint(trainer.checkpoints, trainer.ranks, trainer.state)
+    else:
         save(trainer)
     trainer.recorder.report(trainer.state, total_steps)
-    return ExitCode.SUCCEEDED
+    return ExitCode.SUCCEEDED if is_evaluated else ExitCode.PREEMPTED
