@@ -34,9 +34,11 @@ check: init ## Lint, format, types, import borders, and that generated files are
 	@MYPYPATH=api:operator:trainer:benchmarks $(BIN)/mypy benchmarks tests/cluster --exclude tests/cluster/test_
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m trainyard_api.generate --check
+	@$(BIN)/python -m tools.chart --check
 
-generate: init ## Write the files that derive from the schema: the CRD, docs/api.md and docs/metrics.md.
+generate: init ## Write the files that derive from others: CRD, docs, parts of the chart, manifests/install.yaml.
 	@$(BIN)/python -m trainyard_api.generate
+	@$(BIN)/python -m tools.chart
 
 test: check cluster-binaries ## All checks, then all tests.
 	@$(BIN)/pytest --durations=15

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainyard_api.api_reference import api_reference
@@ -21,10 +22,15 @@ def generated_files() -> dict[str, str]:
     }
 
 
-def differences(root: Path) -> list[str]:
-    """The lines by which files on disk differ from what they should be, as unified diffs."""
+def differences(root: Path, files: Mapping[str, str] | None = None) -> list[str]:
+    """The lines by which files on disk differ from what they should be, as unified diffs.
+
+    Args:
+        root: the repository.
+        files: text by path; what derives from the schema when None.
+    """
     lines: list[str] = []
-    for name, text in generated_files().items():
+    for name, text in (generated_files() if files is None else files).items():
         path = root / name
         found = path.read_text(encoding="utf-8") if path.exists() else ""
         lines += difflib.unified_diff(
@@ -33,9 +39,9 @@ def differences(root: Path) -> list[str]:
     return lines
 
 
-def write(root: Path) -> None:
+def write(root: Path, files: Mapping[str, str]) -> None:
     """Write the derived files, each by one rename."""
-    for name, text in generated_files().items():
+    for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -45,16 +51,34 @@ def write(root: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 1 when --check finds a difference."""
-    parser = argparse.ArgumentParser(prog="python -m trainyard_api.generate", description=__doc__)
+    return run_command("trainyard_api.generate", __doc__, lambda _: generated_files(), arguments)
+
+
+def run_command(
+    module: str,
+    description: str | None,
+    make_files: Callable[[Path], Mapping[str, str]],
+    arguments: list[str] | None = None,
+) -> int:
+    """A command that writes derived files, or compares them with --check; 1 when they differ.
+
+    Args:
+        module: what `python -m` runs.
+        description: what its help says.
+        make_files: the files by path, from the repository's root.
+        arguments: the command line; the process's own when None.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument(
         "--check", action="store_true", help="change nothing; show differences and fail on any"
     )
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="repository root (default: here)")
     options = parser.parse_args(arguments)
+    files = make_files(options.root)
     if not options.check:
-        write(options.root)
+        write(options.root, files)
         return 0
-    lines = differences(options.root)
+    lines = differences(options.root, files)
     if lines:
         sys.stdout.write("\n".join([*lines, "", "Run `make generate` and commit the result.", ""]))
     return 1 if lines else 0
