@@ -62,8 +62,8 @@ def trainer(**fields):
             "another",
         ),
         (
-            {"metadata": {"annotations": {"x.trainyard.dev/y": "z"}}},
-            f"{T}.metadata.annotations.x.trainyard.dev/y",
+            {"metadata": {"annotations": {"trainyard.dev/y": "z"}}},
+            f"{T}.metadata.annotations.trainyard.dev/y",
             "another",
         ),
         (

@@ -100,7 +100,7 @@ def _metadata_problems(template: Object, base: Object, merged: Object) -> Iterat
     for kind in ("labels", "annotations"):
         for key in metadata.get(kind) or {}:
             owner = key.partition("/")[0]
-            if key == Label.MANAGED_BY or owner == GROUP or owner.endswith(f".{GROUP}"):
+            if key == Label.MANAGED_BY or owner == GROUP:
                 yield Problem(f"{path}.{kind}.{key}", "Trainyard finds its pods by it", "Choose another name")
             elif key in QUEUE_REMEDIES:
                 yield Problem(f"{path}.{kind}.{key}", "Trainyard sets it", QUEUE_REMEDIES[key])
