@@ -34,12 +34,14 @@ def main() -> None:
 async def _run(settings: Settings) -> None:
     """Run until a signal comes."""
     stop = asyncio.Event()
-    operator = asyncio.create_task(run_operator(settings, stop))
-    await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await operator
+
+    def install_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+
+    install_signals()
+    await run_operator(settings, stop, install_signals)
 
 
 def _parse_arguments() -> argparse.Namespace:

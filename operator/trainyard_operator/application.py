@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from trainyard_operator.act import Actor
@@ -34,8 +35,13 @@ from trainyard_operator.work_queue import WorkQueue
 LOGGER = logging.getLogger(__name__)
 
 
-async def run_operator(settings: Settings, stop: asyncio.Event) -> None:
+async def run_operator(settings: Settings, stop: asyncio.Event, install_signals: Callable[[], None]) -> None:
     """Run the operator until it is told to stop.
+
+    Args:
+        settings: the settings.
+        stop: set to stop it.
+        install_signals: puts the handlers in place that set it; called again when kopf has replaced them.
 
     Raises:
         ClusterError: there are no credentials for a cluster.
@@ -44,7 +50,7 @@ async def run_operator(settings: Settings, stop: asyncio.Event) -> None:
     progress = ProgressStore()
     metrics = OperatorMetrics(progress)
     cluster = await connect(settings, metrics.observe_api_request)
-    application = Application(settings, cluster, progress, metrics)
+    application = Application(settings, cluster, progress, metrics, install_signals)
     try:
         await application.run(stop)
     finally:
@@ -59,6 +65,7 @@ class Application:
         cluster: the API server, without a fence.
         progress: what processes told.
         metrics: what /metrics shows.
+        install_signals: puts the handlers of SIGTERM and SIGINT in place.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Application:
         cluster: KubernetesCluster,
         progress: ProgressStore,
         metrics: OperatorMetrics,
+        install_signals: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -94,6 +102,7 @@ class Application:
             lambda: watch_settings(settings),
             settings.namespaces,
             self.resync.request,
+            install_signals,
         )
         self._taking_over: asyncio.Task[None] | None = None
 

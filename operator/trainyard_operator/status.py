@@ -170,15 +170,16 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     return patch
 
 
-def status_patch(old: TrainingRunStatus, new: TrainingRunStatus) -> Object:
-    """The merge patch from one status to another, without `metadata`."""
-    patch = merge_patch(_document(old), _document(new))
-    return {"status": patch}
+def status_patch(written: TrainingRunStatus, new: TrainingRunStatus) -> Object:
+    """The merge patch from what the API server holds to another status, without `metadata`.
 
-
-def _document(status: TrainingRunStatus) -> Object:
-    """A status as the API server holds it."""
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    Args:
+        written: as it was read; fields that were not there are sent, also those that have their default.
+        new: the other status.
+    """
+    held = written.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    wanted = new.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {"status": merge_patch(held, wanted)}
 
 
 def _decisions(status: TrainingRunStatus) -> tuple[object, ...]:

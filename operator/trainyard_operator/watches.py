@@ -28,6 +28,7 @@ class Watches:
         make_settings: kopf's settings, anew for each start, because kopf writes into them.
         namespaces: those that are served; all when empty.
         on_restart: called when they are opened again, to find what was lost in between.
+        install_signals: called whenever kopf has put its own handlers of SIGTERM and SIGINT in place.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Watches:
         make_settings: Callable[[], kopf.OperatorSettings],
         namespaces: Sequence[str],
         on_restart: Callable[[], None],
+        install_signals: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._make_settings = make_settings
         self._namespaces = namespaces
         self._on_restart = on_restart
+        self._install_signals = install_signals
         self.restarts = 0
         """How often they broke."""
 
@@ -65,6 +68,7 @@ class Watches:
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
         )
+        self._install_signals()
         try:
             if self.restarts:
                 self._on_restart()
