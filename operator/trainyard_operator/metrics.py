@@ -169,7 +169,7 @@ class OperatorMetrics:
         self._progress_posts = self._counter(OperatorMetric.PROGRESS_POSTS)
         self._progress_post_seconds = self._histogram(OperatorMetric.PROGRESS_POST_SECONDS)
         self._token_reviews = self._counter(OperatorMetric.TOKEN_REVIEWS)
-        self._certificate_expiry = self._gauge(OperatorMetric.CERTIFICATE_EXPIRY)
+        self._certificate_expiry: Gauge | None = None
 
     def _gauge(self, name: OperatorMetric) -> Gauge:
         definition = _DEFINITIONS[name]
@@ -250,4 +250,7 @@ class OperatorMetrics:
 
     def set_certificate_expiry(self, expires_at: float) -> None:
         """Tell when the certificate of the progress endpoint ends, in Unix time."""
+        if self._certificate_expiry is None:
+            # Made late: a gauge that was never set shows 0, which here would mean long past.
+            self._certificate_expiry = self._gauge(OperatorMetric.CERTIFICATE_EXPIRY)
         self._certificate_expiry.set(expires_at)

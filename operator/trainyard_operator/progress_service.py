@@ -102,6 +102,7 @@ class ProgressService:
         fenced: the API server for what only the leader may write.
         clock: Unix time in seconds.
         files: a certificate that somebody else keeps; None makes one.
+        on_expiry: told when the certificate ends, in Unix time, at each refresh.
 
     Raises:
         OSError: a certificate file cannot be read.
@@ -117,7 +118,9 @@ class ProgressService:
         *,
         clock: Callable[[], float],
         files: CertificateFiles | None = None,
+        on_expiry: Callable[[float], None] | None = None,
     ) -> None:
+        self._on_expiry = on_expiry
         self._address = address
         self._fenced = fenced
         self.certificate = ServingCertificate(address.names, clock, files)
@@ -174,6 +177,8 @@ class ProgressService:
             OSError: a certificate file cannot be read.
         """
         self.certificate.refresh()
+        if self._on_expiry is not None:
+            self._on_expiry(self.certificate.expires_at)
         if self.certificate.is_own:
             await self.bundle.publish(self.certificate.authority_pem)
         else:

@@ -236,9 +236,14 @@ def test_the_age_of_a_watch_grows_until_it_tells_something(store):
     assert series(metrics)[OperatorMetric.WATCH_AGE, ("resource", "jobs")] == 5
 
 
+def test_a_certificate_that_is_not_there_has_no_end(metrics):
+    assert OperatorMetric.CERTIFICATE_EXPIRY not in exposition(metrics)
+
+
 def test_every_metric_of_the_table_is_served_with_its_help_and_type(metrics, run):
     metrics.set_run(key(), run, STATUS)
     metrics.watch_told("pods")
+    metrics.set_certificate_expiry(NOW)
     text = exposition(metrics)
     for definition in (*RUN_METRICS, *OPERATOR_METRICS):
         assert f"# HELP {definition.name.value} {definition.help}\n" in text

@@ -52,7 +52,7 @@ def cluster():
     return PlayedCluster()
 
 
-def service_of(cluster, files=None, fenced=None):
+def service_of(cluster, files=None, fenced=None, on_expiry=None):
     endpoint = ProgressEndpoint(
         store=ProgressStore(),
         directory=PlayedDirectory(),
@@ -60,7 +60,9 @@ def service_of(cluster, files=None, fenced=None):
         is_leading=lambda: True,
         observe=lambda protocol, outcome, seconds: None,
     )
-    return ProgressService(ADDRESS, endpoint, cluster, fenced or cluster, clock=time.time, files=files)
+    return ProgressService(
+        ADDRESS, endpoint, cluster, fenced or cluster, clock=time.time, files=files, on_expiry=on_expiry
+    )
 
 
 def answer_under(bundle, port):
@@ -214,6 +216,18 @@ def test_a_certificate_that_others_keep_is_published_to_runs_only(cluster, tmp_p
     assert asyncio.run(run()) == 401
     assert cluster.writes == ["team"]
     assert cluster.objects["team", "trust"]["data"][BUNDLE_KEY] == authority.pem
+
+
+def test_the_end_of_the_certificate_is_told(cluster):
+    told = []
+
+    async def run():
+        service = service_of(cluster, on_expiry=told.append)
+        await service.start()
+        await service.stop()
+        return service.certificate.expires_at
+
+    assert asyncio.run(run()) == told[0]
 
 
 def test_the_certificate_is_for_every_name_of_the_service():
