@@ -129,7 +129,7 @@ def plan_batch(training: Training, workers: Workers) -> BatchPlan:
 
 
 def plan_paths(name: str, storage_root: str, attempt: int, model: Model | None = None) -> RunPaths:
-    """Where a run of this name keeps what under a storage root, and where the model lies that it starts from."""
+    """Where a run of this name keeps what under a storage root, and the place of the model it starts from."""
     root = PurePosixPath(storage_root)
     folder = root / name
     return RunPaths(

@@ -24,17 +24,20 @@ from trainyard_trainer.checkpoint import (
 from trainyard_trainer.checkpoint_steps import MANIFEST
 from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.model_card import render_model_card
-from trainyard_trainer.models.build import AUTO_CLASSES, build_config
+from trainyard_trainer.models.build import AUTO_CLASSES
 from trainyard_trainer.models.families import Objective
+from trainyard_trainer.models.pretrained import model_config
 from trainyard_trainer.progress import timestamp, write_json_atomically, write_text_atomically
 from trainyard_trainer.training_record import (
     TRAINING_RECORD,
+    RecordedBase,
     RecordedCheckpoint,
     TrainingRecord,
     describe_file,
     export_key,
     files_are_intact,
     package_versions,
+    read_start_record,
     read_training_record,
     sha256_of,
     source_commit,
@@ -84,9 +87,9 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
         DataError: there is no committed checkpoint, it is damaged, or the tokenizer does not fit.
         StorageFullError: no space is left.
     """
-    pretraining, architecture = plan.spec.pretraining, plan.spec.model.architecture
-    if pretraining is None or architecture is None:
-        raise ConfigurationError("spec", "only pretraining from an architecture is exported yet", "Set both")
+    pretraining = plan.spec.pretraining
+    if pretraining is None:
+        raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
     checkpoint = _sound_checkpoint(Path(plan.paths.checkpoints))
     data = open_prepared(Path(plan.paths.run_folder))
     folder = Path(plan.paths.model)
@@ -99,13 +102,7 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
     # A stage tells its progress in progress.json; bars of Transformers would only fill its log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     weights = load_model_weights(checkpoint.path)
-    config = build_config(
-        architecture,
-        vocabulary_size=data.manifest.tokenizer.vocabulary_size,
-        pad_token_id=data.manifest.tokenizer.pad_token_id,
-        objective=pretraining.objective,
-        special_token_ids=special_token_ids(data.tokenizer_folder),
-    )
+    config = model_config(plan.spec, data, special_token_ids(data.tokenizer_folder))
     record = _record(
         plan,
         data,
@@ -156,6 +153,7 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
         evaluation_loss=state.evaluation_loss,
         unigram_entropy=data.manifest.unigram_entropy,
         data_hash=data.manifest.hash,
+        base=_base(Path(plan.paths.run_folder), data),
         data=data.manifest.model_dump(mode="json", by_alias=True),
         spec=plan.spec,
         checkpoint=RecordedCheckpoint(
@@ -165,6 +163,18 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
         git_commit=source_commit(Path(__file__).parent),
         created_at=timestamp(now),
     )
+
+
+def _base(run_folder: Path, data: PreparedData) -> RecordedBase | None:
+    """Where the first weights came from; the run folder tells which of them the stored model lacked."""
+    base = data.manifest.base_model
+    if base is None:
+        return None
+    recorded = RecordedBase(run=base.run, uri=base.uri, hash=base.hash, model_type=base.model_type)
+    start = read_start_record(run_folder)
+    if start is None or start.hash != base.hash:
+        return recorded
+    return recorded.model_copy(update={"initialised": start.initialised, "unused": start.unused})
 
 
 def _status(folder: Path, record: TrainingRecord) -> ModelStatus:

@@ -42,6 +42,7 @@ from trainyard_trainer.report import write_report
 from trainyard_trainer.run_folder import RunFolder
 from trainyard_trainer.single_stages import MODEL_STATUS
 from trainyard_trainer.stage_run import StageOutcome, StopControl, run_stage
+from trainyard_trainer.upstream import check_upstream
 
 GRACE_SECONDS = 60.0
 """How long processes may take to save a checkpoint after they were asked to stop."""
@@ -81,6 +82,7 @@ def run_local(
             status.condition(ConditionType.SUSPENDED, "True", Reason.RUN_SUSPENDED, "spec.suspend is true")
             display.message("spec.suspend is true; the run stays suspended")
             return ExitCode.SUCCEEDED
+        check_upstream(run, folder.path.parent)
         with MetricsServer(run, options.metrics_port) as metrics:
             runner = LocalRunner(run, folder, options, display, metrics, status, clock)
             display.message(f"run folder {folder.path}, metrics {metrics.url}")

@@ -28,7 +28,10 @@ def plan_lines(plan: RunPlan) -> Iterator[str]:
 
 
 def size_lines(plan: RunPlan) -> Iterator[str]:
-    """Parameters and the memory estimate of one process."""
+    """Parameters and the memory estimate of one process; a stored model tells them once it is read."""
+    if plan.paths.base_model:
+        yield f"starts from {plan.paths.base_model}, which decides parameters and memory"
+        return
     size = estimate(plan)
     assumed = " (vocabulary assumed)" if size.vocabulary_is_assumed else ""
     yield f"parameters {size.parameters.total:,}, of them {size.parameters.embedding:,} embedding{assumed}"

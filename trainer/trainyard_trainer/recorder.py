@@ -11,6 +11,7 @@ from trainyard_api.status import CheckpointStatus, Progress
 from trainyard_trainer.checkpoint import CommittedCheckpoint, TrainState
 from trainyard_trainer.progress import append_record, timestamp, write_json_atomically
 from trainyard_trainer.progress_push import ProgressSink, publish
+from trainyard_trainer.training_record import StartRecord
 
 PROGRESS_INTERVAL_SECONDS = 1.0
 RATE_WINDOW_STEPS = 20
@@ -103,6 +104,18 @@ class Recorder:
             step=checkpoint.step, uri=checkpoint.path.as_uri(), committed_at=checkpoint.committed_at
         )
         self.event("Resumed", f"from step {checkpoint.step}", step=checkpoint.step)
+
+    def started_from(self, name: str, record: StartRecord) -> None:
+        """Tell which stored model training starts from, and which weights that model did not give."""
+        if self._folder is None:
+            return
+        write_json_atomically(self._folder / File.START, record)
+        message = f"{name}, hash {record.hash[:12]}"
+        if record.initialised:
+            message += f"; drawn from the seed: {', '.join(record.initialised)}"
+        if record.unused:
+            message += f"; not used: {', '.join(record.unused)}"
+        self.event("StartedFromModel", message, initialised=float(len(record.initialised)))
 
     def event(self, kind: str, message: str, *, seconds: float | None = None, **values: float) -> None:
         """Tell of something that happens once."""

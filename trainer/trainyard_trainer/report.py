@@ -15,7 +15,7 @@ from trainyard_trainer.progress import write_text_atomically
 from trainyard_trainer.report_facts import RunFacts, read_run_facts
 from trainyard_trainer.report_format import format_count, format_number, format_seconds
 from trainyard_trainer.report_plots import Series, line_chart, smoothed
-from trainyard_trainer.report_tables import make_tables, words
+from trainyard_trainer.report_tables import make_tables, starting_model, words
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def summary(facts: RunFacts) -> str:
     spec = facts.spec
     if spec is None or spec.pretraining is None:
         return "No plan has been written yet."
-    preset = spec.model.architecture.preset if spec.model.architecture else "model"
+    model = spec.model.architecture.preset if spec.model.architecture else starting_model(spec.model)
     world = facts.plan.batch.world_size if facts.plan else 1
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
-        f"{spec.pretraining.objective} pre-training of {preset} on {len(spec.data.sources)} source"
+        f"{spec.pretraining.objective} pre-training of {model} on {len(spec.data.sources)} source"
         f"{'s' if len(spec.data.sources) != 1 else ''}, {processes}, ZeRO {spec.deepspeed.zero_stage}, "
         f"{spec.training.precision}"
     )

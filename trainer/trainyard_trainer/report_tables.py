@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from trainyard_api.spec import Model
 from trainyard_trainer.report_facts import RunFacts
 from trainyard_trainer.report_format import format_bytes, format_number, format_seconds
 
@@ -80,11 +81,20 @@ def run_table(facts: RunFacts) -> Table:
         rows.insert(
             1, ["architecture", spec.model.architecture.preset + (f" with {overrides}" if overrides else "")]
         )
+    elif start := starting_model(spec.model):
+        rows.insert(1, ["starts from", start])
     if spec.pretraining and spec.pretraining.objective == "MaskedLM":
         masking = spec.pretraining.masking
         shares = [f"{100 * share:g} %" for share in (masking.probability, masking.evaluation_probability)]
         rows.append(["masking", f"{shares[0]} by {masking.strategy}, {shares[1]} in evaluation"])
     return Table("Run", rows)
+
+
+def starting_model(model: Model) -> str:
+    """The stored model that a run starts from, in words; empty where it starts from an architecture."""
+    if model.from_run is not None:
+        return f"the model of the run {model.from_run.name}"
+    return f"the model {model.pretrained.uri}" if model.pretrained is not None else ""
 
 
 def batch_table(facts: RunFacts) -> Table:

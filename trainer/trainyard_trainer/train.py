@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
@@ -34,8 +35,9 @@ from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.engine import COMPUTE_DTYPES, Engine, build_engine, check_precision
 from trainyard_trainer.methods.objective import Objective, build_objective
-from trainyard_trainer.models.build import build_config, build_model
+from trainyard_trainer.models.build import build_model
 from trainyard_trainer.models.language_model import LanguageModel
+from trainyard_trainer.models.pretrained import load_base_model, model_config
 from trainyard_trainer.optimization.budgets import estimated_steps, planned_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
 from trainyard_trainer.recorder import Recorder, StepFigures
@@ -121,7 +123,7 @@ def set_up(
 
     checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
     check_data(checkpoint, data)
-    model = build_language_model(plan, data, objective, checkpoint)
+    model = build_language_model(plan, data, objective, checkpoint, recorder)
     startup.mark("modelSeconds")
 
     engine = build_engine(plan, model, ranks)
@@ -182,26 +184,29 @@ def check_data(checkpoint: CommittedCheckpoint | None, data: PreparedData) -> No
     if checkpoint is not None and checkpoint.manifest.data_hash != data.manifest.hash:
         raise DataError(
             str(checkpoint.path),
-            f"it was trained on data {checkpoint.manifest.data_hash[:12]}, and the sources now give "
-            f"{data.manifest.hash[:12]}",
-            "Restore the sources, or start a run of another name",
+            f"it was trained on data {checkpoint.manifest.data_hash[:12]}, and the sources (or the model to "
+            f"start from) now give {data.manifest.hash[:12]}",
+            "Restore them, or start a run of another name",
         )
 
 
 def build_language_model(
-    plan: RunPlan, data: PreparedData, objective: Objective, checkpoint: CommittedCheckpoint | None
+    plan: RunPlan,
+    data: PreparedData,
+    objective: Objective,
+    checkpoint: CommittedCheckpoint | None,
+    recorder: Recorder | None = None,
 ) -> LanguageModel:
-    """The model with the same weights on every rank: from the seed, or from the checkpoint."""
-    spec = plan.spec
-    if spec.model.architecture is None or spec.pretraining is None:
-        raise DataError("spec.model", "only architecture is supported yet", "Set spec.model.architecture")
-    config = build_config(
-        spec.model.architecture,
-        vocabulary_size=data.manifest.tokenizer.vocabulary_size,
-        pad_token_id=data.manifest.tokenizer.pad_token_id,
-        objective=spec.pretraining.objective,
-    )
-    model = build_model(config, spec.pretraining.objective, seed=spec.training.seed)
+    """The model with the same weights on every rank: from the checkpoint, a stored model, or the seed."""
+    spec, base = plan.spec, data.manifest.base_model
+    kind: Literal["MaskedLM", "CausalLM"] = "CausalLM" if objective.causal else "MaskedLM"
+    if checkpoint is None and base is not None:
+        loaded = load_base_model(plan, data, base, kind)
+        model = loaded.model
+        if recorder is not None:
+            recorder.started_from(base.run or base.uri, loaded.record(base.hash))
+    else:
+        model = build_model(model_config(spec, data), kind, seed=spec.training.seed)
     if checkpoint is not None:
         # Tied weights are stored once, so names are missing; unexpected ones would be another model.
         _, unexpected = model.load_state_dict(load_model_weights(checkpoint.path), strict=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue
 
 from trainyard_api.model import ApiModel
+from trainyard_api.names import File
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.status import Timestamp
 
@@ -49,6 +50,34 @@ class RecordedCheckpoint(ApiModel):
     """Hash of its manifest, which holds the hashes of its files."""
 
 
+class StartRecord(ApiModel):
+    """How training took over the stored model, as `start.json` of the run folder."""
+
+    hash: str
+    """Hash of the stored model."""
+    initialised: tuple[str, ...]
+    """Weights that it lacks and that were drawn from the seed."""
+    unused: tuple[str, ...]
+    """Its weights that the objective has no place for."""
+
+
+class RecordedBase(ApiModel):
+    """The stored model that training started from."""
+
+    run: str | None = None
+    """Name of the run that made it, where the spec names one."""
+    uri: str
+    """Where it was read."""
+    hash: str
+    """SHA-256 over the names and hashes of its files."""
+    model_type: str
+    """Its architecture."""
+    initialised: tuple[str, ...] = ()
+    """Weights that it lacks and that were drawn from the seed."""
+    unused: tuple[str, ...] = ()
+    """Its weights that the objective has no place for."""
+
+
 class TrainingRecord(ApiModel):
     """How an exported model came about."""
 
@@ -76,6 +105,8 @@ class TrainingRecord(ApiModel):
     """Loss of predicting word frequencies only, in nats per token of the training text."""
     data_hash: str
     """Hash of the data manifest."""
+    base: RecordedBase | None = None
+    """The model that training started from; not set where its weights were random."""
     data: JsonValue
     """The data manifest."""
     spec: TrainingRunSpec
@@ -101,6 +132,12 @@ def read_training_record(model_folder: Path) -> TrainingRecord | None:
     """The record of an exported model, or None where there is no model."""
     path = model_folder / TRAINING_RECORD
     return TrainingRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def read_start_record(run_folder: Path) -> StartRecord | None:
+    """How a run took over the model that it started from, or None where it did not start from one."""
+    path = run_folder / File.START
+    return StartRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def export_key(spec: TrainingRunSpec, data_hash: str, checkpoint_manifest_sha256: str) -> str:

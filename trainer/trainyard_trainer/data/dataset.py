@@ -108,6 +108,8 @@ class PreparedData:
     """Rows to train on."""
     validation: PackedDataset
     """Rows to evaluate on."""
+    prepared: Path
+    """The prepared folder of the storage."""
 
 
 def open_prepared(run_folder: Path) -> PreparedData:
@@ -134,6 +136,7 @@ def open_prepared(run_folder: Path) -> PreparedData:
         tokenizer_folder=steps["tokenizer"],
         train=_open_split(steps["pack"], "train", manifest, shards),
         validation=_open_split(steps["pack"], "validation", manifest, shards),
+        prepared=prepared,
     )
 
 

@@ -9,17 +9,27 @@ import fsspec
 from tokenizers import Tokenizer
 
 from trainyard_api.errors import DataError
+from trainyard_trainer.data.manifest import hash_of
 from trainyard_trainer.data.sources import resolve_mounts
 from trainyard_trainer.data.special_tokens import USUAL, Objective, Role, SpecialTokens
 
 MAXIMUM_TOKENIZER_BYTES = 128 << 20
 MAXIMUM_CONFIG_BYTES = 8 << 20
 WHERE = "spec.tokenizer.uri"
+CONFIG = "tokenizer_config.json"
+SPECIAL = "special_tokens_map.json"
 ROLES: tuple[Role, ...] = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
 
-def read_existing(uri: str, mounts: Mapping[str, str]) -> tuple[bytes, bytes]:
-    """The bytes of tokenizer.json and of tokenizer_config.json (empty when there is none).
+def read_existing(uri: str, mounts: Mapping[str, str], where: str = WHERE) -> tuple[bytes, bytes]:
+    """The bytes of tokenizer.json and of its configuration (empty when there is none).
+
+    The configuration is tokenizer_config.json, with what only special_tokens_map.json says.
+
+    Args:
+        uri: a tokenizer.json or a folder that holds it.
+        mounts: see `sources.resolve_mounts`.
+        where: the field of the spec that named it.
 
     Raises:
         DataError: there is no such file, or it is too large.
@@ -29,37 +39,66 @@ def read_existing(uri: str, mounts: Mapping[str, str]) -> tuple[bytes, bytes]:
         file_system, path = fsspec.core.url_to_fs(resolved)
         if file_system.isdir(path):
             path = posixpath.join(path, "tokenizer.json")
-        tokenizer = _read_bounded(file_system, path, MAXIMUM_TOKENIZER_BYTES)
-        config_path = posixpath.join(posixpath.dirname(path), "tokenizer_config.json")
-        has_config = file_system.exists(config_path)
-        config = _read_bounded(file_system, config_path, MAXIMUM_CONFIG_BYTES) if has_config else b""
+        tokenizer = _read_bounded(file_system, path, MAXIMUM_TOKENIZER_BYTES, where)
+        beside = posixpath.dirname(path)
+        config, special = (
+            _read_bounded(file_system, name, MAXIMUM_CONFIG_BYTES, where) if file_system.exists(name) else b""
+            for name in (posixpath.join(beside, CONFIG), posixpath.join(beside, SPECIAL))
+        )
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
-            WHERE,
+            where,
             f"no tokenizer can be read from {resolved}: {error}",
             "Name a tokenizer.json or a folder that holds it",
         ) from error
-    return tokenizer, config
+    return tokenizer, _completed_config(config, special, where)
 
 
-def load_existing(content: bytes, config: bytes, objective: Objective) -> tuple[Tokenizer, SpecialTokens]:
+def load_existing(
+    content: bytes, config: bytes, objective: Objective, where: str = WHERE
+) -> tuple[Tokenizer, SpecialTokens]:
     """A tokenizer and its special tokens, with padding, truncation and randomness turned off.
 
     Raises:
         DataError: it is damaged, or lacks a special token that the objective needs.
     """
-    try:
-        text = _deterministic(json.loads(content))
-        tokenizer = Tokenizer.from_str(json.dumps(text))
-    except Exception as error:
-        raise DataError(WHERE, f"tokenizer.json cannot be read: {error}", "Replace the file") from error
+    tokenizer = parse_tokenizer(content, where)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    special = _special_tokens(tokenizer, _parse_config(config))
-    return tokenizer, SpecialTokens(_completed(special, objective))
+    special = _special_tokens(tokenizer, _parse_config(config, where))
+    return tokenizer, SpecialTokens(_completed(special, objective, where))
 
 
-def _completed(special: dict[Role, str], objective: Objective) -> dict[Role, str]:
+def parse_tokenizer(content: bytes, where: str) -> Tokenizer:
+    """A tokenizer from the bytes of its tokenizer.json.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return Tokenizer.from_str(json.dumps(_deterministic(json.loads(content))))
+    except Exception as error:
+        raise DataError(where, f"tokenizer.json cannot be read: {error}", "Replace the file") from error
+
+
+def vocabulary_hash(tokenizer: Tokenizer) -> str:
+    """SHA-256 over the entries of a tokenizer and their ids: equal hashes mean equal rows of an embedding."""
+    return hash_of(sorted(tokenizer.get_vocab(with_added_tokens=True).items()))
+
+
+def _completed_config(config: bytes, special: bytes, where: str) -> bytes:
+    """A configuration with the special tokens that only the map of special tokens names."""
+    if not special:
+        return config
+    known, mapped = _parse_config(config, where), _parse_config(special, where, SPECIAL)
+    named = {f"{role}_token" for role in ROLES}
+    added = {
+        name: token for name, token in mapped.items() if name in named and known.get(name) is None and token
+    }
+    return json.dumps({**known, **added}, sort_keys=True).encode() if added else config
+
+
+def _completed(special: dict[Role, str], objective: Objective, where: str) -> dict[Role, str]:
     """The special tokens with stand-ins for those that a family goes without.
 
     Raises:
@@ -80,7 +119,7 @@ def _completed(special: dict[Role, str], objective: Objective) -> dict[Role, str
     missing = [role for role in needed if role not in special]
     if missing:
         raise DataError(
-            WHERE,
+            where,
             f"the tokenizer has no {missing[0]} token, which {objective} needs",
             "Use another tokenizer, or train one with spec.tokenizer.train",
         )
@@ -107,15 +146,15 @@ def _special_tokens(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[Rol
     return special
 
 
-def _parse_config(config: bytes) -> Mapping[str, Any]:
+def _parse_config(config: bytes, where: str, name: str = CONFIG) -> Mapping[str, Any]:
     if not config:
         return {}
     try:
         content = json.loads(config)
     except ValueError as error:
-        raise DataError(WHERE, f"tokenizer_config.json is not JSON: {error}", "Replace the file") from error
+        raise DataError(where, f"{name} is not JSON: {error}", "Replace the file") from error
     if not isinstance(content, dict):
-        raise DataError(WHERE, "tokenizer_config.json is not an object", "Replace the file")
+        raise DataError(where, f"{name} is not an object", "Replace the file")
     return content
 
 
@@ -130,11 +169,11 @@ def _deterministic(content: Any) -> Any:
     return content
 
 
-def _read_bounded(file_system: Any, path: str, maximum_bytes: int) -> bytes:
+def _read_bounded(file_system: Any, path: str, maximum_bytes: int, where: str) -> bytes:
     size_bytes = file_system.info(path)["size"]
     if size_bytes > maximum_bytes:
         raise DataError(
-            WHERE,
+            where,
             f"{path} has {size_bytes} bytes, more than {maximum_bytes}",
             "Name a tokenizer.json, not a model",
         )

@@ -143,13 +143,34 @@ class SplitManifest(ApiModel):
     """Tokens of all rows, special ones included."""
 
 
+class BaseModelManifest(ApiModel):
+    """The stored model that training starts from."""
+
+    run: str | None = None
+    """Name of the run that made it, where the spec names one."""
+    uri: str
+    """Where it was read."""
+    hash: str
+    """SHA-256 over the names and hashes of its files."""
+    folder: str
+    """Folder below the prepared folder: its configuration, and its weights where they were fetched."""
+    files: tuple[FileRecord, ...]
+    """Its configuration, its weights and their index."""
+    model_type: str
+    """`model_type` of its configuration."""
+    vocabulary_size: int
+    """Rows of its embedding."""
+    maximum_positions: int
+    """The longest row that it accepts, in tokens."""
+
+
 class DataManifest(ApiModel):
     """Everything about the data of a run; `data.json` in its folder."""
 
     format_version: int = FORMAT_VERSION
     """Format of the prepared folders."""
     hash: str = ""
-    """SHA-256 of what the rows depend on: paths and times are left out."""
+    """SHA-256 of what the rows and the first weights depend on: paths and times are left out."""
     prepared: str
     """The prepared folder, relative to the run folder."""
     sequence_length: int
@@ -160,6 +181,8 @@ class DataManifest(ApiModel):
     """The steps, in their order."""
     tokenizer: TokenizerManifest
     """The tokenizer."""
+    base_model: BaseModelManifest | None = None
+    """The model that training starts from; not set where its weights are random."""
     unigram_entropy: float
     """Entropy of the token frequencies of the training text, in nats per token; special tokens left out."""
     train: SplitManifest
@@ -173,13 +196,15 @@ class DataManifest(ApiModel):
 
     def with_hash(self) -> "DataManifest":
         """The same manifest, its hash computed."""
-        content = {
+        content: dict[str, Any] = {
             "format": self.format_version,
             "sequence length": self.sequence_length,
             "sources": [[source.content_hash, source.weight] for source in self.sources],
             "steps": [[step.name, step.key, step.content_hash] for step in self.steps],
             "tokenizer": self.tokenizer.hash,
         }
+        if self.base_model is not None:
+            content["base model"] = self.base_model.hash
         return self.model_copy(update={"hash": hash_of(content)})
 
 

@@ -1,6 +1,6 @@
 """Preparation of a run's data, from sources to rows: `prepare`, the file to read first.
 
-    extract (one step per source) -> deduplicate -> tokenizer -> tokenize -> pack
+    base model -> extract (one step per source) -> deduplicate -> tokenizer -> tokenize -> pack
 
 Each step is addressed by the hash of its inputs, so that a second run reuses everything, and a change
 redoes only what depends on it.
@@ -15,6 +15,13 @@ from pathlib import Path
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
+from trainyard_trainer.data.base_model import (
+    BaseModel,
+    ChosenTokenizer,
+    check_rows_of_embedding,
+    choose_tokenizer,
+    open_base_model,
+)
 from trainyard_trainer.data.checks import check_rows, check_source, packing_warnings
 from trainyard_trainer.data.deduplicate import DUPLICATES, deduplicate
 from trainyard_trainer.data.existing_tokenizer import read_existing
@@ -98,22 +105,33 @@ class _Preparation:
     progress: StepProgress
 
     def run(self) -> DataManifest:
+        base = self.base_model()
         files = self.list_sources()
         extracted = [self.extract(number, files[number]) for number in range(len(files))]
         shards = list_shards(extracted)
         deduplicated = self.deduplicate(extracted, shards)
-        tokenizer_step = self.tokenizer(extracted, deduplicated, shards)
+        if base is None:
+            tokenizer_step = self.tokenizer(extracted, deduplicated, shards)
+        else:
+            tokenizer_step = self.tokenizer_of(base)
         tokenizer = describe_tokenizer(tokenizer_step)
         tokenized = self.tokenize(deduplicated, tokenizer_step, tokenizer, shards)
         packed = self.pack(tokenized, tokenizer, shards)
         steps = (*extracted, deduplicated, tokenizer_step, tokenized, packed)
-        return self.manifest(files, extracted, deduplicated, steps, tokenizer)
+        return self.manifest(files, extracted, deduplicated, steps, tokenizer, base)
 
     @property
     def objective(self) -> Objective:
         if self.plan.spec.pretraining is None:
             raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
         return self.plan.spec.pretraining.objective
+
+    def base_model(self) -> BaseModel | None:
+        if not self.plan.paths.base_model:
+            return None
+        return open_base_model(
+            self.plan, self.objective, self.store, lambda: self.progress.start("base model", None, "bytes")
+        )
 
     def list_sources(self) -> list[list[InputFile]]:
         advance = self.progress.start("list", None, "bytes")
@@ -181,12 +199,8 @@ class _Preparation:
     ) -> FinishedStep:
         spec, objective = self.plan.spec.tokenizer, self.objective
         if spec is not None and spec.uri is not None:
-            content, config = read_existing(spec.uri, self.plan.mounts)
-            return self.store.run(
-                "tokenizer",
-                {"content": hash_of(content.hex()), "config": hash_of(config.hex()), "objective": objective},
-                lambda folder: write_existing(folder, content, config, objective),
-            )
+            chosen = ChosenTokenizer(*read_existing(spec.uri, self.plan.mounts), where="spec.tokenizer.uri")
+            return self.existing_tokenizer(chosen)
         if spec is None or spec.train is None:
             raise ConfigurationError(
                 "spec.tokenizer", "it is not set", "Set tokenizer.train or tokenizer.uri"
@@ -216,6 +230,20 @@ class _Preparation:
             "recipe": RECIPE,
         }
         return self.store.run("tokenizer", inputs, body)
+
+    def tokenizer_of(self, base: BaseModel) -> FinishedStep:
+        chosen = choose_tokenizer(self.plan, base)
+        step = self.existing_tokenizer(chosen)
+        check_rows_of_embedding(describe_tokenizer(step), base, chosen.where)
+        return step
+
+    def existing_tokenizer(self, chosen: ChosenTokenizer) -> FinishedStep:
+        content, config, objective = chosen.content, chosen.config, self.objective
+        return self.store.run(
+            "tokenizer",
+            {"content": hash_of(content.hex()), "config": hash_of(config.hex()), "objective": objective},
+            lambda folder: write_existing(folder, content, config, objective, chosen.where),
+        )
 
     def tokenize(
         self,
@@ -285,13 +313,14 @@ class _Preparation:
         }
         return self.store.run("pack", inputs, body)
 
-    def manifest(
+    def manifest(  # noqa: PLR0913, PLR0917 - the record brings everything about the data together
         self,
         files: list[list[InputFile]],
         extracted: list[FinishedStep],
         deduplicated: FinishedStep,
         steps: tuple[FinishedStep, ...],
         tokenizer: TokenizerManifest,
+        base: BaseModel | None,
     ) -> DataManifest:
         packed = steps[-1].manifest
         train, validation = (
@@ -307,6 +336,7 @@ class _Preparation:
             sources=tuple(self.describe_sources(files, extracted, deduplicated)),
             steps=tuple(step.summary() for step in steps),
             tokenizer=tokenizer,
+            base_model=base.manifest if base is not None else None,
             unigram_entropy=packed.details["unigramEntropy"],
             train=train,
             validation=validation,

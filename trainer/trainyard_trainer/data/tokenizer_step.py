@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from trainyard_api.spec import TokenizerTraining
-from trainyard_trainer.data.existing_tokenizer import load_existing
+from trainyard_trainer.data.existing_tokenizer import WHERE, load_existing
 from trainyard_trainer.data.files import sha256_of_file, write_hashed
 from trainyard_trainer.data.manifest import TokenizerManifest
 from trainyard_trainer.data.order import mix_64_array
@@ -67,13 +67,15 @@ def write_trained(folder: Path, content: str, num_characters: int, objective: Ob
     return _write(folder, Tokenizer.from_str(content), special, objective, num_characters)
 
 
-def write_existing(folder: Path, content: bytes, config: bytes, objective: Objective) -> StepOutcome:
+def write_existing(
+    folder: Path, content: bytes, config: bytes, objective: Objective, where: str = WHERE
+) -> StepOutcome:
     """Check an existing tokenizer and write it in our form.
 
     Raises:
         DataError: it is damaged or does not fit the objective.
     """
-    tokenizer, special = load_existing(content, config, objective)
+    tokenizer, special = load_existing(content, config, objective, where)
     return _write(folder, tokenizer, special, objective, None)
 
 

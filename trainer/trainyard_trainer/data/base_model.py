@@ -1,0 +1,257 @@
+"""The stored model that a run starts from: found, checked and described before any text is read."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+from trainyard_api.errors import ConfigurationError, DataError
+from trainyard_api.plan import RunPlan
+from trainyard_api.spec import TrainingRunSpec
+from trainyard_trainer.data.base_config import (
+    CONFIG,
+    INDEX,
+    MAXIMUM_JSON_BYTES,
+    TOKENIZER,
+    BaseConfig,
+    base_field,
+    check_config,
+    check_weights,
+    weight_names,
+)
+from trainyard_trainer.data.existing_tokenizer import WHERE as TOKENIZER_FIELD
+from trainyard_trainer.data.existing_tokenizer import parse_tokenizer, read_existing, vocabulary_hash
+from trainyard_trainer.data.fetch_model import fetch_model, open_remote
+from trainyard_trainer.data.files import sha256_of_file, write_hashed
+from trainyard_trainer.data.manifest import BaseModelManifest, FileRecord, TokenizerManifest, content_hash
+from trainyard_trainer.data.parallel import Advance
+from trainyard_trainer.data.sources import LOCAL_PROTOCOLS, FileHashes, resolve_mounts
+from trainyard_trainer.data.special_tokens import KEEPS_TOKENIZER, Objective
+from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
+
+STEP = "base-model"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A checked model to start from."""
+
+    manifest: BaseModelManifest
+    """What it is."""
+    step: FinishedStep
+    """Its prepared folder."""
+    folder: Path
+    """Where its files lie: its own folder, or the prepared one where they were fetched."""
+    where: str
+    """The field of the spec that names it."""
+
+
+@dataclass(frozen=True)
+class ChosenTokenizer:
+    """The tokenizer of a run that starts from a stored model."""
+
+    content: bytes
+    config: bytes
+    where: str
+    """The field of the spec that it comes from."""
+
+
+def local_folder(plan: RunPlan) -> Path | None:
+    """The folder of the model to start from, where it lies in a file system of this machine."""
+    reference = plan.paths.base_model
+    if "://" not in reference:
+        return Path(reference)
+    protocol, _, path = resolve_mounts(reference, plan.mounts).partition("://")
+    return Path(path) if protocol in LOCAL_PROTOCOLS else None
+
+
+def weights_folder(plan: RunPlan, prepared: Path, manifest: BaseModelManifest) -> Path:
+    """Where the weights lie that a run of this plan starts from."""
+    return local_folder(plan) or prepared / manifest.folder
+
+
+def open_base_model(
+    plan: RunPlan, objective: Objective, store: StepStore, start: Callable[[], Advance]
+) -> BaseModel:
+    """Find and check the model to start from, and keep its configuration in the prepared folder.
+
+    A model of this machine's file systems is used where it is; others are fetched.
+
+    Args:
+        plan: the run.
+        objective: what it will be trained for.
+        store: the prepared folder.
+        start: called when bytes begin to be read; returns what is told of them.
+
+    Raises:
+        DataError: it is missing, damaged, unsafe or of an unknown kind.
+        ConfigurationError: it does not fit the run's objective or its rows.
+        TransientError: the hub cannot be reached.
+    """
+    where = base_field(plan.spec)
+    folder = local_folder(plan)
+    if folder is None:
+        step = _fetched(plan, objective, store, start)
+        folder = step.folder
+    else:
+        step = _local(folder, plan.spec, objective, store, start)
+    config = check_config((step.folder / CONFIG).read_bytes(), plan.spec, objective)
+    check_weights(folder, [name for name in step.manifest.details["files"] if name != CONFIG], where)
+    manifest = _described(plan, step, config)
+    return BaseModel(manifest, step, folder, where)
+
+
+def choose_tokenizer(plan: RunPlan, base: BaseModel) -> ChosenTokenizer:
+    """The model's own tokenizer, or the one of the spec where its vocabulary is the same.
+
+    Raises:
+        ConfigurationError: the spec trains a new one.
+        DataError: there is none, or the spec's has another vocabulary.
+    """
+    spec = plan.spec.tokenizer
+    if spec is not None and spec.train is not None:
+        raise ConfigurationError("spec.tokenizer.train", *KEEPS_TOKENIZER)
+    own = None
+    if (base.folder / TOKENIZER).is_file():
+        own = ChosenTokenizer(*read_existing(str(base.folder), {}, base.where), base.where)
+    if spec is None or spec.uri is None:
+        if own is None:
+            raise DataError(
+                base.where,
+                f"{base.folder} has no {TOKENIZER}",
+                "Set spec.tokenizer.uri to the model's tokenizer",
+            )
+        return own
+    chosen = ChosenTokenizer(*read_existing(spec.uri, plan.mounts), TOKENIZER_FIELD)
+    if own is not None:
+        _check_vocabulary(chosen, own, spec.uri, base)
+    return chosen
+
+
+def check_rows_of_embedding(tokenizer: TokenizerManifest, base: BaseModel, where: str) -> None:
+    """Refuse a tokenizer with more entries than the model has rows; more rows than entries are padding.
+
+    Raises:
+        DataError: some tokens would have no row.
+    """
+    rows = base.manifest.vocabulary_size
+    if tokenizer.vocabulary_size > rows:
+        raise DataError(
+            where,
+            f"the tokenizer has {tokenizer.vocabulary_size} entries and the model of {base.manifest.uri} "
+            f"{rows} rows",
+            "Use the tokenizer that the model was trained with",
+        )
+
+
+def _check_vocabulary(chosen: ChosenTokenizer, own: ChosenTokenizer, uri: str, base: BaseModel) -> None:
+    given, expected = parse_tokenizer(chosen.content, chosen.where), parse_tokenizer(own.content, own.where)
+    hashes = vocabulary_hash(given), vocabulary_hash(expected)
+    if hashes[0] != hashes[1]:
+        raise DataError(
+            chosen.where,
+            f"the vocabulary of {uri} ({given.get_vocab_size()} entries, hash {hashes[0][:12]}) is not that "
+            f"of {base.manifest.uri} ({expected.get_vocab_size()} entries, hash {hashes[1][:12]})",
+            "Remove spec.tokenizer to use the model's own",
+        )
+
+
+def _local(
+    folder: Path, spec: TrainingRunSpec, objective: Objective, store: StepStore, start: Callable[[], Advance]
+) -> FinishedStep:
+    """The step of a model that stays where it is; only its configuration is copied."""
+    where = base_field(spec)
+    if not (folder / CONFIG).is_file():
+        remedy = (
+            "Let that run succeed first; its folder must lie in the same storage"
+            if spec.model.from_run is not None
+            else "Name the folder of a stored model, or map it with --mount"
+        )
+        raise DataError(where, f"{folder} holds no model: it has no {CONFIG}", remedy)
+    config = _read_bounded(folder / CONFIG, where)
+    weights = _choose(spec, objective)([path.name for path in folder.iterdir() if path.is_file()], folder)
+    hashes = FileHashes(store.root, start())
+    local = fsspec.filesystem("file")
+    records = [FileRecord(name=CONFIG, size_bytes=len(config), sha256=hashlib.sha256(config).hexdigest())]
+    for name in weights:
+        path = str((folder / name).absolute())
+        info = local.info(path)
+        records.append(FileRecord(name=name, size_bytes=info["size"], sha256=hashes(local, path, info)))
+    hashes.save()
+
+    def body(target: Path) -> StepOutcome:
+        copied = write_hashed(target, CONFIG, config)
+        counts = {"bytes": sum(record.size_bytes for record in records)}
+        return StepOutcome((copied,), counts, _details(records))
+
+    return store.run(STEP, {"files": [[record.name, record.sha256] for record in records]}, body)
+
+
+def _fetched(
+    plan: RunPlan, objective: Objective, store: StepStore, start: Callable[[], Advance]
+) -> FinishedStep:
+    """The step of a model that is copied from elsewhere."""
+    remote = open_remote(plan.paths.base_model)
+
+    def body(target: Path) -> StepOutcome:
+        weights = fetch_model(remote, target, _choose(plan.spec, objective), start())
+        files = tuple(_stored(path) for path in sorted(target.iterdir()))
+        used = [file for file in files if file.name in {CONFIG, *weights}]
+        return StepOutcome(files, {"bytes": sum(file.size_bytes for file in files)}, _details(used))
+
+    return store.run(STEP, {"uri": plan.paths.base_model, **remote.identity}, body)
+
+
+def _choose(spec: TrainingRunSpec, objective: Objective) -> Callable[[Iterable[str], Path], tuple[str, ...]]:
+    """Checks the small files of a model, and tells which files hold its weights."""
+
+    def choose(names: Iterable[str], folder: Path) -> tuple[str, ...]:
+        where = base_field(spec)
+        check_config(_read_bounded(folder / CONFIG, where), spec, objective)
+        present = list(names)
+        index = _read_bounded(folder / INDEX, where) if INDEX in present else None
+        return weight_names(present, index, where)
+
+    return choose
+
+
+def _read_bounded(path: Path, where: str) -> bytes:
+    size_bytes = path.stat().st_size
+    if size_bytes > MAXIMUM_JSON_BYTES:
+        raise DataError(
+            where, f"{path} has {size_bytes} bytes, more than {MAXIMUM_JSON_BYTES}", "Store the model again"
+        )
+    return path.read_bytes()
+
+
+def _stored(path: Path) -> FileRecord:
+    """A fetched file, brought to the disk and described."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileRecord(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
+
+
+def _details(records: Iterable[FileRecord]) -> dict[str, object]:
+    return {"files": {record.name: [record.size_bytes, record.sha256] for record in records}}
+
+
+def _described(plan: RunPlan, step: FinishedStep, config: BaseConfig) -> BaseModelManifest:
+    files = tuple(
+        FileRecord(name=name, size_bytes=size_bytes, sha256=sha256)
+        for name, (size_bytes, sha256) in sorted(step.manifest.details["files"].items())
+    )
+    from_run = plan.spec.model.from_run
+    reference = plan.paths.base_model
+    return BaseModelManifest(
+        run=from_run.name if from_run is not None else None,
+        uri=reference if "://" in reference else Path(reference).as_uri(),
+        hash=content_hash(files),
+        folder=step.folder.name,
+        files=files,
+        model_type=config.model_type,
+        vocabulary_size=config.vocabulary_size,
+        maximum_positions=config.maximum_positions,
+    )

@@ -1,0 +1,188 @@
+"""Stored models that lie elsewhere: brought into the prepared folder, only the files that are read."""
+
+import posixpath
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+from trainyard_api.errors import DataError, TransientError
+from trainyard_trainer.data.base_config import CONFIG, JSON_NAMES, MAXIMUM_JSON_BYTES, MAXIMUM_MODEL_BYTES
+from trainyard_trainer.data.parallel import Advance
+from trainyard_trainer.data.steps import STORAGE_FULL
+
+HUB = "hf://"
+WHERE = "spec.model.pretrained.uri"
+COPY_BYTES = 1 << 22
+
+_HUB_MODEL = re.compile(r"hf://([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)@([0-9a-f]{40})")
+
+Choose = Callable[[Iterable[str], Path], tuple[str, ...]]
+"""From the names of a model's folder, and a folder with its small files, to the files with its weights.
+
+It raises to refuse the model before anything large is fetched.
+"""
+
+
+class Remote(Protocol):
+    """A folder elsewhere."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of its files by name; folders in it are left out."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What its content depends on."""
+
+    def fetch(self, names: Iterable[str], folder: Path, advance: Advance) -> None:
+        """Copy files of it into a folder."""
+
+
+def open_remote(uri: str) -> Remote:
+    """The folder of a stored model.
+
+    Args:
+        uri: hf://organisation/name@commit, or any other fsspec URI of a folder.
+
+    Raises:
+        DataError: it is not there.
+        TransientError: the hub cannot be reached.
+    """
+    return HubModel.named(uri) if uri.startswith(HUB) else StoredFolder.at(uri)
+
+
+def fetch_model(remote: Remote, folder: Path, choose: Choose, advance: Advance) -> tuple[str, ...]:
+    """Fetch the small files of a stored model, and then its weights; returns the names of the weights.
+
+    Raises:
+        DataError: it is too large, incomplete, or `choose` refuses it.
+        TransientError: the hub cannot be reached.
+    """
+    small = [name for name in JSON_NAMES if name in remote.sizes]
+    if CONFIG not in small:
+        raise DataError(WHERE, f"its folder has no {CONFIG}", "Name the folder of a stored model")
+    for name in small:
+        if remote.sizes[name] > MAXIMUM_JSON_BYTES:
+            raise DataError(
+                WHERE,
+                f"{name} has {remote.sizes[name]} bytes, more than {MAXIMUM_JSON_BYTES}",
+                "Name a folder in the form of Transformers",
+            )
+    remote.fetch(small, folder, advance)
+    weights = choose(remote.sizes, folder)
+    total = sum(remote.sizes[name] for name in weights)
+    if total > MAXIMUM_MODEL_BYTES:
+        raise DataError(
+            WHERE,
+            f"its weights have {total} bytes, more than {MAXIMUM_MODEL_BYTES}",
+            "Start from a smaller model",
+        )
+    remote.fetch([name for name in weights if name not in small], folder, advance)
+    return weights
+
+
+@dataclass(frozen=True)
+class StoredFolder:
+    """A folder that fsspec reads."""
+
+    file_system: Any
+    paths: Mapping[str, str]
+    sizes: Mapping[str, int]
+    identity: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, uri: str) -> "StoredFolder":
+        """List the folder of a URI."""
+        try:
+            file_system, root = fsspec.core.url_to_fs(uri)
+            entries = file_system.ls(root, detail=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise DataError(
+                WHERE,
+                f"{uri} cannot be listed: {error}",
+                "Name the folder of a stored model; its protocol may need its fsspec package",
+            ) from error
+        files = {
+            posixpath.basename(str(entry["name"])): entry for entry in entries if entry.get("type") == "file"
+        }
+        paths = {name: str(entry["name"]) for name, entry in files.items()}
+        sizes = {name: int(entry["size"]) for name, entry in files.items()}
+        keys = [[name, sizes[name], str(file_system.ukey(paths[name]))] for name in sorted(files)]
+        return cls(file_system, paths, sizes, {"files": keys})
+
+    def fetch(self, names: Iterable[str], folder: Path, advance: Advance) -> None:
+        """See `Remote`."""
+        for name in names:
+            with (
+                self.file_system.open(self.paths[name], "rb") as source,
+                (folder / name).open("wb") as target,
+            ):
+                while block := source.read(COPY_BYTES):
+                    target.write(block)
+                    advance(len(block))
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """One commit of a model of the Hugging Face hub, read by the hub's own client."""
+
+    repository: str
+    commit: str
+    sizes: Mapping[str, int]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Remote`; a commit never changes."""
+        return {"repository": self.repository, "commit": self.commit}
+
+    @classmethod
+    def named(cls, uri: str) -> "HubModel":
+        """List the files of a commit."""
+        matched = _HUB_MODEL.fullmatch(uri)
+        if matched is None:
+            raise DataError(WHERE, f"{uri} names no commit", "Write hf://organisation/name@ and 40 digits")
+        listed = _snapshot(matched[1], matched[2], ["*"], dry_run=True)
+        sizes = {str(file.filename): int(file.file_size or 0) for file in listed if "/" not in file.filename}
+        return cls(matched[1], matched[2], sizes)
+
+    def fetch(self, names: Iterable[str], folder: Path, advance: Advance) -> None:
+        """See `Remote`."""
+        download = folder / "download"
+        _snapshot(self.repository, self.commit, list(names), local_dir=download)
+        for name in names:
+            (download / name).rename(folder / name)
+            advance(self.sizes[name])
+        shutil.rmtree(download)
+
+
+def _snapshot(repository: str, commit: str, names: list[str], **options: Any) -> Any:
+    """Call the hub's client.
+
+    Raises:
+        DataError: there is no such model or commit, or this user may not read it.
+        TransientError: the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only such runs need it
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
+
+    try:
+        return snapshot_download(repository, revision=commit, allow_patterns=names, **options)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise DataError(
+            WHERE,
+            f"the hub shows no {repository} at commit {commit} to this user",
+            "Correct the name or the commit, or give the processes a token in HF_TOKEN",
+        ) from error
+    except OSError as error:
+        if error.errno in STORAGE_FULL:
+            raise
+        raise TransientError(
+            WHERE,
+            f"the hub cannot be reached for {repository}: {error}",
+            "Check the network, or name a folder of your storage",
+        ) from error
