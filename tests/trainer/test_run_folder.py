@@ -97,6 +97,16 @@ def test_a_runner_that_was_killed_before_it_claimed_the_folder_leaves_it_usable(
     assert names(path) == ["run.lock", "run.yaml"]
 
 
+def test_an_export_that_was_killed_leaves_the_folder_usable(tmp_path, source):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.claim(run_of(source))
+    half = tmp_path / "run" / ".model.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    with RunFolder(tmp_path / "run"):
+        assert names(tmp_path / "run") == ["run.lock", "run.yaml"]
+
+
 @pytest.mark.parametrize("blocked", ["file", "file/below"])
 def test_an_output_that_can_be_no_folder_is_refused_by_its_option(blocked, tmp_path):
     (tmp_path / "file").write_text("in the way")

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,7 +65,7 @@ class RunFolder:
             raise OSError(error.errno, error.strerror, str(path / File.LOCK)) from error
         for left in path.glob(f".*{TEMPORARY_ENDING}"):
             # A process that was killed while it wrote; the lock says that none is at work now.
-            left.unlink()
+            _remove(left)
 
     def __enter__(self) -> Self:
         """Nothing more to open."""
@@ -104,6 +105,14 @@ class RunFolder:
     def write_status(self, status: TrainingRunStatus) -> None:
         """Replace status.json."""
         write_json_atomically(self.path / File.STATUS, status)
+
+
+def _remove(left: Path) -> None:
+    """Remove a temporary file, or the folder of a model that was being exported."""
+    if left.is_dir():
+        shutil.rmtree(left)
+    else:
+        left.unlink()
 
 
 def check_is_free_or_run(path: Path) -> None:
