@@ -126,7 +126,8 @@ def set_optimizer_tensor(
     """Put back what `optimizer_tensors` gave, creating what the optimizer makes at its first step."""
     state = engine.optimizer.state[piece.flat]
     if not elementwise:
-        state[key] = values.clone()
+        # Beside the parameters, where fused AdamW keeps its step count and Adafactor its factors.
+        state[key] = values.to(piece.flat.device, copy=True)
         return
     if key not in state:
         state[key] = torch.zeros_like(piece.flat, requires_grad=False)
