@@ -16,7 +16,14 @@ from trainyard_api.status import Attempt, Failure, ModelStatus
 from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.ends import end_of, model_of
 from trainyard_operator.facts import Begin, Decision, Facts, Stop
-from trainyard_operator.gang import OVERDUE_SECONDS, Gang, gang_of, is_overdue, tell_gang
+from trainyard_operator.gang import (
+    OVERDUE_SECONDS,
+    Gang,
+    gang_of,
+    is_overdue,
+    podless_seconds_left,
+    tell_gang,
+)
 from trainyard_operator.observe import ObservedJob, ObservedPod
 from trainyard_operator.settings import Settings
 from trainyard_operator.status import StatusDraft
@@ -88,12 +95,21 @@ def _continue(
     if due and due[0].seconds_left <= 0.0:
         return _overdue(run, draft, due[0])
     wakes = [wake for wake in (end.wake_after, due[0].seconds_left if due else None) if wake is not None]
-    wake_after = min(wakes, default=None)
     if attempt.pods_created_at is None and not facts.problems:
-        return _begin(facts, draft, is_new=False, wake_after=wake_after)
+        return _begin(facts, draft, is_new=False, wake_after=min(wakes, default=None))
+    return _look_on(draft, gang, _leftovers(facts, attempt.number, settings.fault_grace_seconds), wakes)
+
+
+def _look_on(draft: StatusDraft, gang: Gang, stops: tuple[Stop, ...], wakes: list[float]) -> Decision:
+    """The stage is at work: tell how far it is, and find out why it is not, where no pod can tell."""
     tell_gang(draft, gang)
-    stops = _leftovers(facts, attempt.number, settings.fault_grace_seconds)
-    return Decision(draft, stops=stops, wake_after=wake_after)
+    attempt = draft.status.attempts[-1]
+    podless = podless_seconds_left(gang, attempt, draft.now)
+    if podless is None:
+        return Decision(draft, stops=stops, wake_after=min(wakes, default=None))
+    probe = Begin(attempt.number, gang.stage, is_new=False) if podless <= 0.0 else None
+    wake_after = min([*wakes, podless if podless > 0.0 else RECHECK_SECONDS])
+    return Decision(draft, probe=probe, stops=stops, wake_after=wake_after)
 
 
 def _begin(
@@ -218,6 +234,7 @@ def _rest(facts: Facts, draft: StatusDraft, stops: tuple[Stop, ...]) -> Decision
         draft.condition(ConditionType.RUNNING, "False", Reason.SUSPENDING, message)
         return Decision(draft, stops=stops, wake_after=_gone_after(left, draft))
     draft.condition(ConditionType.RUNNING, "False", Reason.RUN_SUSPENDED)
+    draft.clear(ConditionType.PODS_SCHEDULED, Reason.RUN_SUSPENDED)
     draft.clear(ConditionType.PROGRESSING, Reason.RUN_SUSPENDED)
     draft.condition(
         ConditionType.SUSPENDED,

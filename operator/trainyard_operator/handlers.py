@@ -17,6 +17,8 @@ MAXIMUM_EVENTS_AT_WORK = 1_000
 """Objects whose events kopf handles at the same time."""
 IDLE_SECONDS = 0.05
 """How long kopf keeps a task for an object without events; with the limit above, 20,000 objects a second."""
+RETRY_SECONDS = (1.0, 1.0, 1.0)
+"""Pauses between tries of a request; a server that is back after an outage is found within a second."""
 LIST_CHUNK = 500
 """Objects per page when kopf lists."""
 
@@ -67,6 +69,7 @@ def watch_settings(settings: Settings) -> kopf.OperatorSettings:
     kopf_settings.watching.chunk_size = LIST_CHUNK
     kopf_settings.networking.request_timeout = settings.request_timeout_seconds * 3
     kopf_settings.networking.connect_timeout = settings.request_timeout_seconds
+    kopf_settings.networking.error_backoffs = RETRY_SECONDS
     for resource in (PODS, JOBS):
         kopf_settings.watching.label_selectors[resource.plural] = CHILD_SELECTOR
     return kopf_settings

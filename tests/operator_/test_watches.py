@@ -1,0 +1,212 @@
+"""kopf's watches on a server that misbehaves: none of it ends the operator, and dead streams are noticed."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.support.api_server import ApiServer, send, silent
+from tests.support.operator_harness import run_document
+from trainyard_operator import watches as watches_module
+from trainyard_operator.handlers import build_registry, watch_settings
+from trainyard_operator.intake import Intake
+from trainyard_operator.settings import Settings
+from trainyard_operator.store import Store
+from trainyard_operator.watches import Watches
+from trainyard_operator.work_queue import WorkQueue
+
+KINDS = ("trainingruns", "pods", "jobs")
+
+
+def run_object(name="speeches", version="10"):
+    document = run_document(name)
+    document["metadata"] |= {
+        "uid": f"uid-{name}",
+        "resourceVersion": version,
+        "creationTimestamp": "2027-01-15T08:00:00Z",
+    }
+    return document
+
+
+class Watched:
+    """What the handlers were told."""
+
+    def __init__(self, settings):
+        self.store = Store()
+        self.queue = WorkQueue()
+        self.events = []
+        self.signals = 0
+        self.resyncs = 0
+        self.came = asyncio.Condition()
+        intake = Intake(self.store, self.queue, lambda: 0.0)
+        registry = build_registry(intake, lambda plural, kind: self.events.append((plural, kind)))
+        self.watches = Watches(
+            registry, lambda: watch_settings(settings), (), self.count_resync, self.count_signals
+        )
+
+    def count_resync(self):
+        self.resyncs += 1
+
+    def count_signals(self):
+        self.signals += 1
+
+    async def until(self, condition, seconds=10.0):
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110 - the server under test knows no events
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    monkeypatch.setattr(watches_module, "RESTART_BASE_SECONDS", 0.05)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    @asynccontextmanager
+    async def running(server, **settings):
+        await server.start()
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        watched = Watched(Settings(**settings))
+        task = asyncio.create_task(watched.watches.run())
+        try:
+            yield watched
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            await server.stop()
+
+    return running
+
+
+def test_what_is_listed_and_what_is_watched_reaches_store_and_queue(watched):
+    async def watch(plural, stream):
+        if plural == "trainingruns":
+            await send(stream, "ADDED", run_object("watched", "20"))
+        await silent(plural, stream)
+
+    async def scenario():
+        server = ApiServer(watch)
+        server.objects["trainingruns"] = [run_object("listed")]
+        async with watched(server) as told:
+            await told.until(lambda: len(told.store) == 2)
+            assert ("trainingruns", None) in told.events
+            assert ("trainingruns", "ADDED") in told.events
+            assert len(told.queue) == 2
+            assert told.signals == 1
+            assert told.resyncs == 0
+
+    asyncio.run(scenario())
+
+
+def test_only_our_own_pods_and_jobs_are_watched(watched):
+    async def scenario():
+        server = ApiServer()
+        async with watched(server) as told:
+            await told.until(lambda: sum(server.requests[f"watch {kind}"] for kind in KINDS) == 3)
+        ours = "app.kubernetes.io/managed-by=trainyard"
+        assert server.selectors == {"trainingruns": "", "pods": ours, "jobs": ours}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("code", [403, 500, 504])
+def test_an_error_in_a_stream_restarts_the_watches_and_nothing_else(watched, code):
+    broken = []
+
+    async def watch(plural, stream):
+        if plural == "pods" and len(broken) < 3:
+            broken.append(plural)
+            await send(stream, "ERROR", {"kind": "Status", "code": code, "message": "broken"})
+            return
+        if plural == "trainingruns" and len(broken) >= 3:
+            await send(stream, "ADDED", run_object("late", "30"))
+        await silent(plural, stream)
+
+    async def scenario():
+        bystander = asyncio.create_task(asyncio.sleep(3_600))
+        async with watched(ApiServer(watch)) as told:
+            later = asyncio.create_task(asyncio.sleep(3_600))
+            await told.until(lambda: len(told.store) == 1 and told.resyncs == 3)
+            assert told.watches.restarts == 3
+            assert told.signals == 4
+            for task in (bystander, later):
+                assert not task.done()
+                task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_restarts_leave_no_tasks_behind(watched):
+    async def watch(plural, stream):
+        await send(stream, "ERROR", {"kind": "Status", "code": 500, "message": "broken"})
+
+    async def scenario():
+        async with watched(ApiServer(watch)) as told:
+            await told.until(lambda: told.watches.restarts == 1)
+            before = len(asyncio.all_tasks())
+            await told.until(lambda: told.watches.restarts == 4, seconds=20)
+            assert len(asyncio.all_tasks()) <= before + 40
+
+    asyncio.run(scenario())
+
+
+def test_an_expired_version_lists_again_and_tells_so(watched):
+    gone = []
+
+    async def watch(plural, stream):
+        if plural == "trainingruns" and not gone:
+            gone.append(plural)
+            await send(stream, "ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+            return
+        await silent(plural, stream)
+
+    async def scenario():
+        server = ApiServer(watch)
+        server.objects["trainingruns"] = [run_object()]
+        async with watched(server) as told:
+            await told.until(lambda: told.events.count(("trainingruns", None)) == 2)
+            assert told.watches.restarts == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_died_silently_is_opened_again(watched):
+    streams = []
+
+    async def watch(plural, stream):
+        if plural == "trainingruns":
+            streams.append(plural)
+            if len(streams) == 2:
+                await send(stream, "ADDED", run_object("after", "40"))
+        await silent(plural, stream)
+
+    async def scenario():
+        async with watched(ApiServer(watch), watch_inactivity_seconds=0.5) as told:
+            await told.until(lambda: len(told.store) == 1, seconds=5)
+            assert told.watches.restarts == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(watched):
+    async def watch(plural, stream):
+        if plural == "trainingruns":
+            await send(stream, "ADDED", run_object("second", "50"))
+        await silent(plural, stream)
+
+    async def scenario():
+        server = ApiServer()
+        server.objects["trainingruns"] = [run_object()]
+        async with watched(server, watch_inactivity_seconds=0.5) as told:
+            await told.until(lambda: len(told.store) == 1)
+            port = int(server.url.rpartition(":")[2])
+            await server.stop()
+            await asyncio.sleep(1)
+            again = ApiServer(watch)
+            await again.start(port)
+            try:
+                await told.until(lambda: len(told.store) == 2, seconds=5)
+            finally:
+                await again.stop()
+
+    asyncio.run(scenario())
