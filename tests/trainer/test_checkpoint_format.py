@@ -16,9 +16,11 @@ from trainyard_trainer.checkpoint import (
     CheckpointManifest,
     PieceReader,
     TrainState,
+    clear_before_resuming,
     committed_checkpoints,
     damage,
     delete_old_checkpoints,
+    is_committed,
     latest_committed,
     load_model_weights,
     newest_sound,
@@ -144,3 +146,28 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         write_checkpoint(tmp_path, step, divided())
     delete_old_checkpoints(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000030"]
+
+
+def test_a_damaged_checkpoint_that_was_passed_over_costs_no_sound_one_its_place(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1, divided())
+    damaged = write_checkpoint(tmp_path, 3, divided())
+    (damaged / "rank-00000.safetensors").unlink()
+    clear_before_resuming(tmp_path, step=1)
+    write_checkpoint(tmp_path, 2, divided())
+    delete_old_checkpoints(tmp_path, keep=1)
+    sound, problems = newest_sound(tmp_path)
+    assert sound is not None
+    assert (sound.step, problems) == (2, [])
+    assert not is_committed(tmp_path, 3)
+
+
+def test_what_an_interrupted_save_left_is_cleared_away(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1, divided())
+    write_checkpoint(tmp_path, 2, divided()).rename(tmp_path / ".step-00000002.tmp")
+    clear_before_resuming(tmp_path, step=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_there_may_be_nothing_to_clear_before_the_first_start(tmp_path: Path) -> None:
+    clear_before_resuming(tmp_path / "missing", step=-1)
+    assert not (tmp_path / "missing").exists()

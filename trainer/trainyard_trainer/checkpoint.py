@@ -48,6 +48,9 @@ from trainyard_trainer.engine_state import (
 from trainyard_trainer.progress import timestamp, write_json_atomically
 
 FORMAT_VERSION = 1
+SET_ASIDE = "manifest-of-damaged.json"
+"""What the manifest of a damaged checkpoint is called once it was passed over."""
+
 WHOLE = "whole:"
 """Prefix of the kind of optimizer state that is not element-wise."""
 
@@ -180,6 +183,23 @@ def newest_sound(folder: Path) -> tuple[CommittedCheckpoint | None, list[str]]:
             return checkpoint, problems
         problems.append(problem)
     return None, problems
+
+
+def clear_before_resuming(folder: Path, step: int) -> None:
+    """Remove unfinished checkpoints, and take the commit from those newer than the step resumed from.
+
+    Those were passed over as damaged. Committed, they would count among the newest that are kept, so that
+    every sound one would be deleted instead, and their steps would not be saved again.
+
+    Args:
+        folder: the checkpoints of a run that nobody writes now.
+        step: of the newest sound one; -1 when there is none.
+    """
+    for left in folder.glob(".step-*.tmp"):
+        shutil.rmtree(left)
+    for checkpoint in committed_checkpoints(folder):
+        if checkpoint.step > step:
+            (checkpoint.path / MANIFEST).rename(checkpoint.path / SET_ASIDE)
 
 
 def _sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ from trainyard_trainer.checkpoint import (
     CommittedCheckpoint,
     TrainState,
     amend_checkpoint,
+    clear_before_resuming,
     committed_checkpoints,
     delete_old_checkpoints,
     is_committed,
@@ -169,6 +170,7 @@ def agree_on_checkpoint(folder: Path, ranks: Ranks, recorder: Recorder) -> Commi
         step = sound.step if sound else -1
         for problem in problems:
             recorder.event("CheckpointDamaged", problem)
+        clear_before_resuming(folder, step)
     step = ranks.from_first(step)
     if step < 0:
         return None
@@ -248,7 +250,8 @@ def run(trainer: Trainer) -> ExitCode:
             step_seconds = time.perf_counter() - started
             trainer.state = advance(trainer.state, counts, step_seconds)
             if not math.isfinite(loss):
-                raise diverged(trainer.state, loss, gradient_norm)
+                step = trainer.state.step
+                raise diverged(f"the loss of step {step} is {loss} (gradient norm {gradient_norm})")
             figures = StepFigures(
                 loss=loss,
                 gradient_norm=gradient_norm,
@@ -353,11 +356,11 @@ def advance(state: TrainState, counts: StepCounts, step_seconds: float) -> Train
     )
 
 
-def diverged(state: TrainState, loss: float, gradient_norm: float) -> DivergedError:
+def diverged(problem: str) -> DivergedError:
     """The error of a loss that is not finite; the checkpoints before it stay."""
     return DivergedError(
         "spec.training",
-        f"the loss of step {state.step} is {loss} (gradient norm {gradient_norm})",
+        problem,
         "Lower optimizer.learningRate, lengthen schedule.warmupSteps, or look at the data of that step",
     )
 
@@ -375,6 +378,9 @@ def evaluate(trainer: Trainer, total_steps: int) -> bool:
 
     Returns:
         Whether it was measured.
+
+    Raises:
+        DivergedError: the loss is not finite.
     """
     sums = [0.0, 0.0]
     trainer.engine.eval()
@@ -388,8 +394,12 @@ def evaluate(trainer: Trainer, total_steps: int) -> bool:
                 return False
     trainer.engine.train()
     loss_sum, num_labels = trainer.ranks.sums(sums)
+    loss = loss_sum / max(1.0, num_labels)
+    if not math.isfinite(loss):
+        # Only the last update can have done that, and no further step would tell.
+        raise diverged(f"the evaluation loss after step {trainer.state.step} is {loss}")
     trainer.state = trainer.state.model_copy(
-        update={"evaluation_loss": loss_sum / max(1.0, num_labels), "evaluation_step": trainer.state.step}
+        update={"evaluation_loss": loss, "evaluation_step": trainer.state.step}
     )
     trainer.recorder.evaluated(trainer.state, total_steps)
     return True
