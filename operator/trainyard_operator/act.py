@@ -96,6 +96,9 @@ class Actor:
             )
             return Outcome()
         stops = [self._stop(key, stop) for stop in decision.stops if self._is_due(key, stop)]
+        if decision.probe is not None and run is not None:
+            refusal, *_ = await _all([self._probe(key, run, decision.probe), *stops])
+            return Outcome(refusal=refusal)
         if decision.begin is None or run is None:
             await _all(stops)
             return Outcome()
@@ -124,6 +127,16 @@ class Actor:
         known = {pod.name for pod in self._store.pods(key) if pod.attempt == begin.attempt}
         missing = [pod for pod in pods if pod["metadata"]["name"] not in known]
         return await _first_refusal([self._service(owner, begin), self._pods(key, missing)])
+
+    async def _probe(self, key: RunKey, run: TrainingRun, stage: Begin) -> Refusal | None:
+        """Ask why a Job makes no pods: what is refused to its controller, the API server tells here too."""
+        owner = Owner(key.name, key.namespace, key.uid)
+        plan = await self._plan(run, owner, stage)
+        job = build_prepare_job(run, owner, plan, self._defaults)
+        template = job["spec"]["template"]
+        metadata = {**template["metadata"], "name": f"{job['metadata']['name']}-0"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        return await _first_refusal([self._cluster.create(PODS, key.namespace, pod, dry_run=True)])
 
     async def _prepare_namespace(self, namespace: str) -> None:
         """Bring what pods need in every namespace, while the run's own objects are made."""

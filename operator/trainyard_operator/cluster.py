@@ -93,8 +93,10 @@ class Cluster(Protocol):
     ) -> AsyncIterator[list[Object]]:
         """All objects of a kind in a namespace, or in all, page by page."""
 
-    async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
-        """Create an object; AlreadyExistsError when one of its name is there."""
+    async def create(
+        self, resource: Resource, namespace: str, body: Object, *, dry_run: bool = False
+    ) -> Object:
+        """Create an object, or only ask whether it would be; AlreadyExistsError when its name is taken."""
 
     async def apply(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Create an object or bring the fields in `body` to its values (server-side apply)."""
@@ -164,9 +166,12 @@ class KubernetesCluster:
                 return
             query["continue"] = following
 
-    async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
+    async def create(
+        self, resource: Resource, namespace: str, body: Object, *, dry_run: bool = False
+    ) -> Object:
         """See Cluster."""
-        return await self._request("POST", resource, _path(resource, namespace), body=body, query=_MANAGED)
+        query = {**_MANAGED, "dryRun": "All" if dry_run else ""}
+        return await self._request("POST", resource, _path(resource, namespace), body=body, query=query)
 
     async def apply(self, resource: Resource, namespace: str, body: Object) -> Object:
         """See Cluster."""

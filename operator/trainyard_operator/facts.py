@@ -62,6 +62,8 @@ class Decision:
 
     draft: StatusDraft
     begin: Begin | None = None
+    probe: Begin | None = None
+    """Stage whose Job makes no pods: ask the API server what it would say to one."""
     stops: tuple[Stop, ...] = ()
     delete_run: bool = False
     wake_after: float | None = None

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import find_condition
 from trainyard_api.status import Attempt
+from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.observe import ObservedJob, ObservedPod, version_number
 from trainyard_operator.status import StatusDraft
 
 OVERDUE_SECONDS = 10.0
 """How long after its grace period a pod that is being deleted still counts as there; its node may be dead."""
+
+PODLESS_SECONDS = 3.0
+"""How long a Job may have no pods before the API server is asked whether it would take one."""
 
 _KNOWN_REASONS = {reason.value: reason for reason in Reason}
 
@@ -77,6 +81,15 @@ def gang_of(
     own = (pod for pod in pods if pod.attempt == attempt.number and pod.stage is stage)
     job = next((job for job in jobs if job.attempt == attempt.number and job.stage is stage), None)
     return Gang(stage, sizes[stage], tuple(sorted(own, key=lambda pod: pod.index)), job)
+
+
+def podless_seconds_left(gang: Gang, attempt: Attempt, now: float) -> float | None:
+    """Seconds until it has to be asked why a Job makes no pods; None when it has some, or is to have none."""
+    if gang.job is None or gang.present or attempt.pods_created_at is None:
+        return None
+    if gang.job.suspended or gang.job.deleting or gang.job.complete or gang.job.failed:
+        return None
+    return parse_timestamp(attempt.pods_created_at) + PODLESS_SECONDS - now
 
 
 def tell_gang(draft: StatusDraft, gang: Gang) -> None:

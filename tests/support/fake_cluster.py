@@ -88,9 +88,11 @@ class FakeCluster:
         for start in range(0, max(1, len(found)), 3):
             yield copy.deepcopy(found[start : start + 3])
 
-    async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
+    async def create(
+        self, resource: Resource, namespace: str, body: Object, *, dry_run: bool = False
+    ) -> Object:
         async with _Request(self, Call("create", resource.plural, body["metadata"]["name"])):
-            return self.put_new(resource, namespace, body)
+            return copy.deepcopy(body) if dry_run else self.put_new(resource, namespace, body)
 
     async def apply(self, resource: Resource, namespace: str, body: Object) -> Object:
         name = body["metadata"]["name"]

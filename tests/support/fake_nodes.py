@@ -67,6 +67,7 @@ class FakeNodes:
 
     cluster: FakeCluster
     life_of: LifeOf = ordinary_life
+    refuse: str = ""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -135,6 +136,8 @@ class FakeNodes:
         """The Job controller, for Jobs of one index: retries per index, and the permanent exit codes."""
         rules = job["spec"]["podFailurePolicy"]["rules"]
         permanent = set(rules[0]["onExitCodes"]["values"])
+        while self.refuse:
+            await asyncio.sleep(1.0)
         for retry in range(job["spec"]["backoffLimitPerIndex"] + 1):
             pod = self._pod_of(job, retry)
             if pod is None:
