@@ -318,6 +318,8 @@ async def connect(
                 "or set KUBECONFIG"
             ) from error
     configuration.connection_pool_maxsize = settings.request_concurrency
+    # aiohttp would read ~/.netrc in a thread for each request; a proxy comes from the kubeconfig.
+    configuration.client_session_kwargs = {"trust_env": False}
     client = ApiClient(configuration)
     client.user_agent = "trainyard-operator"
     return KubernetesCluster(client, settings, on_request)
