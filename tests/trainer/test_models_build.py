@@ -1,6 +1,7 @@
 """Transformers configurations and models from presets, against the installed Transformers."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from trainyard_trainer.models.build import (
 from trainyard_trainer.models.families import ACTIVATIONS, BERT, GPT2, LLAMA, MODERNBERT, OWNED_FIELDS
 from trainyard_trainer.models.parameter_count import count_parameters
 from trainyard_trainer.models.presets import PRESETS
+from trainyard_trainer.models.pretrained import model_config
 
 TINY = ("bert-tiny", "modernbert-tiny", "llama-tiny", "gpt2-tiny")
 
@@ -107,3 +109,23 @@ def test_special_tokens_are_the_tokenizers_or_none(name):
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (1, 2, 3)
     assert config_of(name).eos_token_id is None
     assert maximum_positions(config) == PRESETS[name].maximum_positions
+
+
+@pytest.mark.parametrize("pad_token_id", [0, 2], ids=["own padding", "padded with the end of a document"])
+def test_the_rows_of_document_borders_are_trained_whatever_pads(pad_token_id):
+    tokenizer = SimpleNamespace(
+        vocabulary_size=300, pad_token_id=pad_token_id, prefix_token_id=1, suffix_token_id=2
+    )
+    spec = SimpleNamespace(
+        model=SimpleNamespace(architecture=Architecture(preset="llama-tiny")),
+        pretraining=SimpleNamespace(objective="CausalLM"),
+    )
+    data = SimpleNamespace(manifest=SimpleNamespace(base_model=None, tokenizer=tokenizer))
+    model = build_model(model_config(spec, data), "CausalLM", seed=1)
+    rows = model.get_input_embeddings().weight
+    states = model.base_model(
+        input_ids=torch.tensor([[1, 2, 7]]), attention_mask=torch.ones(1, 3)
+    ).last_hidden_state
+    states.sum().backward()
+    assert rows.grad[[1, 2, 7]].abs().sum(dim=1).gt(0).all()
+    assert rows[[1, 2, 7]].abs().sum(dim=1).gt(0).all()

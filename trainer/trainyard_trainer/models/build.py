@@ -30,7 +30,7 @@ def build_config(
     architecture: Architecture,
     *,
     vocabulary_size: int,
-    pad_token_id: int,
+    pad_token_id: int | None,
     objective: Objective,
     special_token_ids: dict[str, int] | None = None,
 ) -> PreTrainedConfig:
@@ -39,7 +39,7 @@ def build_config(
     Args:
         architecture: preset and overrides.
         vocabulary_size: entries of the tokenizer; the model's is the next multiple of 64.
-        pad_token_id: id of the padding token.
+        pad_token_id: id of the padding token, whose row is not trained; None where it has no row of its own.
         objective: MaskedLM or CausalLM.
         special_token_ids: further ids of the tokenizer by their configuration name, such as `bos_token_id`.
             Ids that are not given become None: the defaults of Transformers belong to other tokenizers.

@@ -62,10 +62,14 @@ def model_config(
         return cast("PreTrainedConfig", AutoConfig.from_pretrained(folder, local_files_only=True))
     if spec.model.architecture is None or spec.pretraining is None:
         raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
+    tokenizer = data.manifest.tokenizer
+    # Where the end of a document also pads, a padding row, which starts at zero and gets no gradient as an
+    # input (Llama), would be the row of a token that every document has.
+    is_shared = tokenizer.pad_token_id in {tokenizer.prefix_token_id, tokenizer.suffix_token_id}
     return build_config(
         spec.model.architecture,
-        vocabulary_size=data.manifest.tokenizer.vocabulary_size,
-        pad_token_id=data.manifest.tokenizer.pad_token_id,
+        vocabulary_size=tokenizer.vocabulary_size,
+        pad_token_id=None if is_shared else tokenizer.pad_token_id,
         objective=spec.pretraining.objective,
         special_token_ids=special_token_ids,
     )
