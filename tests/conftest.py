@@ -6,7 +6,10 @@ import pytest
 
 from tests.support.corpus import sotu_folder
 
-pytest_plugins = ["tests.cluster.fixtures"]
+# Scenarios and scenes hold assertions too.
+pytest.register_assert_rewrite("tests.cluster.scenarios", "tests.cluster.scene")
+
+pytest_plugins = ["tests.cluster.fixtures", "tests.cluster.operator_fixtures"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""Deadlines that depend on what the processes report."""
+
+from tests.cluster.director import Place, everything_succeeds, training_goes_on
+from tests.cluster.scenarios.registry import scenario
+from tests.cluster.scene import Scene, attempts_of, condition_of
+
+
+@scenario()
+def a_gang_that_reports_no_further_step_is_restarted_as_stalled(scene: Scene) -> None:
+    scene.play(training_goes_on)
+    scene.create(stallTimeoutSeconds=5)
+    pod = scene.wait_for_gang(0)[Place("train", 0, 0)]
+    assert scene.report(pod, step=3, checkpoint_step=2) == 200
+    scene.wait_for_gang(1)
+    status = scene.wait_for(lambda status: status.get("restarts") == 1, "a restart")
+    failure = status["attempts"][0]["failure"]
+    assert (failure["reason"], status["attempts"][0]["exitCode"]) == ("Stalled", 75)
+    assert status["attempts"][1]["startCheckpointStep"] == 2
+    # The new gang has reported nothing, so it is not stalled yet.
+    scene.play(everything_succeeds)
+    assert attempts_of(scene.wait_for_phase("Succeeded")) == ["Failed", "Succeeded"]
+
+
+@scenario()
+def training_that_reports_nothing_ends_with_the_start_up_deadline(scene: Scene) -> None:
+    scene.play(training_goes_on)
+    scene.create(startupDeadlineSeconds=8)
+    scene.wait_for_gang(0)
+    status = scene.wait_for_phase("Failed")
+    assert condition_of(status, "Failed")["reason"] == "StartupDeadlineExceeded"
+
+
+@scenario()
+def what_the_processes_report_is_in_the_status_within_seconds(scene: Scene) -> None:
+    scene.play(training_goes_on)
+    scene.create()
+    pod = scene.wait_for_gang(0)[Place("train", 0, 0)]
+    assert scene.report(pod, step=7, checkpoint_step=5) == 200
+    status = scene.wait_for(lambda status: status.get("progress", {}).get("step") == 7, "step 7")
+    assert status["checkpoint"]["step"] == 5
+    scene.wait_for_condition("Progressing", "True", "StepsReported")
+    scene.play(everything_succeeds)
+    scene.wait_for_phase("Succeeded")
+
+
+@scenario()
+def a_fault_after_a_newer_checkpoint_does_not_count_with_older_ones(scene: Scene) -> None:
+    scene.play(training_goes_on)
+    scene.create(restartPolicy={"maxRestarts": 1})
+    for attempt in range(3):
+        pod = scene.wait_for_gang(attempt)[Place("train", attempt, 0)]
+        assert scene.report(pod, step=10 * attempt + 10, checkpoint_step=10 * attempt + 10) == 200
+        scene.wait_for(
+            lambda status, step=10 * attempt + 10: status.get("checkpoint", {}).get("step") == step,
+            "the checkpoint",
+        )
+        scene.rest.delete("pods", scene.namespace, pod["metadata"]["name"])
+    scene.wait_for_gang(3)
+    scene.play(everything_succeeds)
+    status = scene.wait_for_phase("Succeeded")
+    assert (status["restarts"], attempts_of(status)) == (3, ["Failed"] * 3 + ["Succeeded"])
+    assert [attempt.get("startCheckpointStep") for attempt in status["attempts"]] == [None, 10, 20, 30]
