@@ -67,6 +67,9 @@ class Leadership:
     ) -> None:
         """Try to hold the lease until cancelled; then give it back.
 
+        A renewal that came late, after this replica had stopped acting for a while, counts as an end and a
+        new beginning: what was to be done meanwhile was dropped.
+
         Args:
             on_started: called when this replica begins to lead.
             on_stopped: called when it no longer does.
@@ -74,8 +77,13 @@ class Leadership:
         was_leading = False
         try:
             while True:
+                held_until = self._holds_until
                 await self.try_once()
-                if self.is_leading() != was_leading:
+                if was_leading and self.is_leading() and self._clock() >= held_until:
+                    LOGGER.warning("%s renewed its lease late and takes over again", self._settings.identity)
+                    await on_stopped()
+                    await on_started()
+                elif self.is_leading() != was_leading:
                     was_leading = not was_leading
                     LOGGER.info("%s %s", self._settings.identity, "leads" if was_leading else "leads no more")
                     await (on_started() if was_leading else on_stopped())
@@ -90,12 +98,10 @@ class Leadership:
             async with asyncio.timeout(self._settings.lease_renew_deadline_seconds):
                 held = await self._renew_or_take()
         except (ClusterError, TimeoutError) as error:
-            LOGGER.warning("The lease could not be read or renewed: %s", error or type(error).__name__)
+            cause = str(error) or type(error).__name__
+            LOGGER.warning("The lease could not be read or renewed: %s", cause)
             return
-        if held:
-            self._holds_until = asked_at + self._settings.lease_renew_deadline_seconds
-        else:
-            self._holds_until = float("-inf")
+        self._holds_until = asked_at + self._settings.lease_renew_deadline_seconds if held else float("-inf")
 
     async def release(self) -> None:
         """Stop acting, and let another replica act at once."""

@@ -165,6 +165,23 @@ def test_a_request_that_hangs_does_not_keep_a_leader_in_office():
     run_in_virtual_time(scenario())
 
 
+def test_a_gap_between_two_renewals_is_told_even_when_the_second_succeeds():
+    async def scenario():
+        replicas = Replicas()
+        leadership = replicas.start("a")
+        await asyncio.sleep(5)
+        assert leadership.is_leading()
+        replicas.cluster.latency_seconds = 2.4
+        await asyncio.sleep(5)
+        replicas.cluster.latency_seconds = 0.001
+        await asyncio.sleep(5)
+        assert leadership.is_leading()
+        assert replicas.story[:3] == [("leads", "a"), ("stops", "a"), ("leads", "a")]
+        assert replicas.story[-1] == ("leads", "a")
+
+    run_in_virtual_time(scenario())
+
+
 def test_clocks_of_other_machines_do_not_matter():
     async def scenario():
         replicas = Replicas()
