@@ -197,6 +197,10 @@ class OperatorProcess:
         """Wait until a series has a value."""
         self._wait(lambda: self.metrics().get(series) == value, f"{series} {value}", seconds)
 
+    def wait_until_untold(self, words: str, seconds: float = READY_SECONDS) -> None:
+        """Wait until no series has these words in its labels any more."""
+        self._wait(lambda: words not in " ".join(self.metrics()), f"no series with {words}", seconds)
+
     def answers(self, path: str) -> bool:
         """Whether a probe succeeds."""
         return self._get(path) is not None

@@ -1,0 +1,193 @@
+"""A TrainingRun on real text in real pods: killed, suspended, resumed, finished, and gone when deleted."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from tests.cluster.director import Director, End, Place
+from tests.cluster.operator_process import PROGRESS_SERVICE, Installation, OperatorProcess
+from tests.cluster.real_pods import PYTHON, real_pod_spec, shared_folder_claim
+from tests.cluster.rest import Object, Rest
+from tests.cluster.scene import CLAIM, NAME, Scene, attempts_of, opened_scene
+from tests.support.local_runs import write_excerpt
+from tests.support.runs import document
+from trainyard_api.names import PodEnvironment
+
+pytestmark = [pytest.mark.kubelet, pytest.mark.timeout(900)]
+
+STAGE_SECONDS = 300.0
+"""Enough for a stage with its start-up on a busy machine."""
+NUM_RECORDS = 2_000
+STEPS = 400
+EVERY_STEPS = 40
+
+
+def the_node_decides(place: Place) -> End | None:
+    """The script of pods that are real."""
+
+
+@pytest.fixture
+def operator(
+    kubelet_cluster: object, installation: Installation, tmp_path: Path
+) -> Iterator[OperatorProcess]:
+    settings = {
+        "progress_url": f"https://{PROGRESS_SERVICE}.{installation.namespace}.svc:8443",
+        "progress_seconds": 2,
+    }
+    log = tmp_path / "operator.log"
+    with OperatorProcess(installation, "training-0", log, settings=settings) as running:
+        yield running.wait_until_leading()
+        assert running.stop() == 0
+        assert "Traceback" not in running.log
+
+
+@pytest.fixture
+def storage(tmp_path: Path, sotu_paragraphs: Path) -> Path:
+    """The folder of the claim, with a small part of the corpus; pods of another user write into it."""
+    folder = tmp_path / "storage"
+    folder.mkdir()
+    folder.chmod(0o777)
+    write_excerpt(sotu_paragraphs, folder / "paragraphs.jsonl", NUM_RECORDS)
+    return folder
+
+
+@pytest.fixture
+def scene(operator: OperatorProcess, rest: Rest, director: Director, storage: Path) -> Iterator[Scene]:
+    with opened_scene(rest, director, "real-training", claim=False) as opened:
+        opened.play(the_node_decides)
+        volume, claim = shared_folder_claim(CLAIM, opened.namespace, storage)
+        rest.create("persistentvolumes", "", volume)
+        rest.create("persistentvolumeclaims", opened.namespace, claim)
+        yield opened
+
+
+def spec_of_run() -> Object:
+    """Two real pods that train a tiny BERT on the excerpt."""
+    template = real_pod_spec(
+        "trainer", env=[{"name": "PATH", "value": f"{Path(PYTHON).parent}:/usr/bin:/bin"}]
+    )
+    changes = {
+        "training__budget": {"steps": STEPS},
+        "checkpoint": {"everySteps": EVERY_STEPS, "keep": 2},
+        "workers": {"nodes": 2, "processesPerNode": 1, "podTemplate": {"spec": template}},
+    }
+    spec: Object = document(Path("/data/paragraphs.jsonl"), NAME, **changes)["spec"]
+    return spec
+
+
+def rank_in(pod: str) -> psutil.Process:
+    """The training process of a pod, which this machine sees like any other."""
+    for process in psutil.process_iter():
+        try:
+            is_rank = "rank" in process.cmdline()
+            if is_rank and process.environ().get(PodEnvironment.POD_NAME) == pod:
+                return process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    raise AssertionError(f"no process of {pod} trains")
+
+
+def wait_for_step(scene: Scene, attempt: int, step: int) -> Object:
+    """Wait until the status tells of a step of an attempt, past a checkpoint."""
+
+    def holds(status: Object) -> bool:
+        return (
+            status.get("attempt") == attempt
+            and status.get("phase") == "Running"
+            and status.get("progress", {}).get("stage") == "Train"
+            and status["progress"].get("step", 0) >= step
+            and status.get("checkpoint", {}).get("step", 0) >= EVERY_STEPS
+        )
+
+    return scene.wait_for(holds, f"step {step} of attempt {attempt}", STAGE_SECONDS)
+
+
+def columns_of(scene: Scene, cluster: object) -> dict[str, str]:
+    """What `kubectl get trun` prints of the run, by column."""
+    head, row = cluster.kubectl.in_namespace(scene.namespace).run("get", "trun", NAME).splitlines()
+    places = [(found.group(), found.start()) for found in re.finditer(r"\S+", head)]
+    ends = [start for _, start in places[1:]] + [None]
+    return {name: row[start:end].strip() for (name, start), end in zip(places, ends, strict=True)}
+
+
+def losses_of(folder: Path) -> dict[int, float]:
+    """The training loss by step; of steps that were done again, the last."""
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return {record["step"]: record["loss"] for record in records if record.get("loss") is not None}
+
+
+def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but_its_model(
+    kubelet_cluster, scene: Scene, storage: Path
+) -> None:
+    run = scene.rest.create(
+        "trainingruns",
+        scene.namespace,
+        {
+            "apiVersion": "trainyard.dev/v1alpha1",
+            "kind": "TrainingRun",
+            "metadata": {"name": NAME},
+            "spec": spec_of_run(),
+        },
+    )
+    before = wait_for_step(scene, 0, EVERY_STEPS)
+    columns = columns_of(scene, kubelet_cluster)
+    assert columns["PHASE"] == "Running"
+    assert EVERY_STEPS <= int(columns["STEP"]) < STEPS
+    assert float(columns["LOSS"]) > 0.0
+    assert float(columns["TOKENS/S"]) > 0.0
+
+    pods = scene.wait_for_gang(0)
+    victim = pods[Place("train", 0, 1)]["metadata"]["name"]
+    rank_in(victim).send_signal(signal.SIGKILL)
+    after = wait_for_step(scene, 1, before["progress"]["step"])
+    failed = after["attempts"][0]
+    assert failed["outcome"] == "Failed"
+    assert (failed["failure"]["pod"], failed["failure"]["exitCode"]) == (victim, 137)
+    assert failed["failure"]["node"] == "node-0"
+    assert failed["failure"]["logTail"]
+    assert after["attempts"][1]["startCheckpointStep"] >= EVERY_STEPS
+
+    scene.edit(suspend=True)
+    suspended = scene.wait_for_phase("Suspended", STAGE_SECONDS)
+    assert attempts_of(suspended) == ["Failed", "Preempted"]
+    scene.wait_for_pods(lambda pods: all(place.stage != "train" for place in pods), "no pod is left")
+    saved = suspended["checkpoint"]["step"]
+    assert saved >= after["progress"]["step"]
+    scene.edit(suspend=False)
+
+    status = scene.wait_for_phase("Succeeded", STAGE_SECONDS)
+    assert (attempts_of(status), status["restarts"]) == (["Failed", "Preempted", "Succeeded"], 1)
+    assert status["attempts"][2]["startCheckpointStep"] == saved
+    assert columns_of(scene, kubelet_cluster)["RESTARTS"] == "1"
+    told = scene.wait_for_events("Restarting", "RunSuspended", "Resumed", "RunSucceeded")
+    assert told[-1] == "RunSucceeded"
+
+    folder = storage / "runs" / NAME
+    losses = losses_of(folder)
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    means = [sum(losses[step] for step in range(start, start + 50)) / 50 for start in (1, 151, STEPS - 49)]
+    assert means[0] > means[1] > means[2]
+    model = folder / "model"
+    AutoTokenizer.from_pretrained(model)
+    parameters = sum(each.numel() for each in AutoModelForMaskedLM.from_pretrained(model).parameters())
+    assert parameters == status["model"]["parameters"]
+
+    scene.delete()
+    scene.wait_until_nothing_is_left(run["metadata"]["uid"])
+    assert model.is_dir()
+    assert not [each for each in psutil.process_iter(["cmdline"]) if _is_of(each, victim)]
+
+
+def _is_of(process: psutil.Process, pod: str) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(PodEnvironment.POD_NAME) == pod
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
