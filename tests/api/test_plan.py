@@ -4,8 +4,8 @@ import pytest
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import Environment, Stage
-from trainyard_api.plan import Rendezvous, RunPlan, plan_batch, plan_run
-from trainyard_api.spec import Budget, Optimizer, Training, Workers
+from trainyard_api.plan import Rendezvous, RunPlan, plan_batch, plan_paths, plan_run
+from trainyard_api.spec import Budget, Model, Optimizer, Training, Workers
 from trainyard_api.validation import load_run_file
 
 SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))
@@ -55,3 +55,16 @@ def test_a_plan_of_a_sample_has_a_process_per_node_and_survives_its_file(path):
     ]
     assert {node.env[Environment.MASTER_ADDRESS] for node in gang} == {"node-0"}
     assert plan.paths.logs == f"/runs/{run.metadata.name}/logs/attempt-2"
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        ({"architecture": {"preset": "bert-mini"}}, ""),
+        ({"fromRun": {"name": "first"}}, "/runs/first/model"),
+        ({"pretrained": {"uri": "file:///models/minilm"}}, "file:///models/minilm"),
+        ({"pretrained": {"uri": "s3://models/minilm"}}, "s3://models/minilm"),
+    ],
+)
+def test_the_model_to_start_from_lies_beside_the_run_or_where_the_spec_says(model, place):
+    assert plan_paths("second", "/runs", 0, Model.model_validate(model)).base_model == place

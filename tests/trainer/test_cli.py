@@ -116,6 +116,20 @@ def test_a_plan_tells_processes_arithmetic_and_memory_and_changes_nothing(call, 
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_plan_that_starts_from_a_model_names_it(call, run_file, tmp_path):
+    file = run_file(model={"fromRun": {"name": "first"}}, tokenizer=None)
+    code, out, _ = call("plan", file, "--output", tmp_path / "out")
+    assert code == 0
+    assert f"starts from {tmp_path}/out/first/model, which decides parameters and memory" in out
+
+
+def test_a_new_tokenizer_for_a_stored_model_is_refused(call, run_file):
+    code, _, err = call("validate", run_file(model={"pretrained": {"uri": "file:///models/minilm"}}))
+    assert code == ExitCode.INVALID_CONFIGURATION
+    assert "spec.tokenizer.train: the model to start from has a vocabulary of its own" in err
+    assert "Remove spec.tokenizer to use the model's own" in err
+
+
 def test_a_plan_as_json_is_the_plan_that_processes_read(call, run_file, tmp_path):
     code, out, _ = call("plan", run_file(), "--json", "--mount", f"{tmp_path}:/data")
     planned = json.loads(out)

@@ -84,7 +84,7 @@ def check_config(content: bytes, spec: TrainingRunSpec, objective: Objective) ->
         ConfigurationError: it serves another objective, or its rows are shorter than the run's.
     """
     where = base_field(spec)
-    config = _parsed(content, where, CONFIG)
+    config = parse_object(content, where, CONFIG)
     for name, problem in _REFUSED.items():
         if config.get(name):
             raise DataError(where, f"{CONFIG} sets {name}: {problem}", "Start from another model")
@@ -142,7 +142,7 @@ def weight_names(names: Iterable[str], index: bytes | None, where: str) -> tuple
                 "safetensors",
             )
         raise DataError(where, f"its folder has no {WEIGHTS}", "Name the folder of a stored model")
-    shards = _parsed(index, where, INDEX).get("weight_map")
+    shards = parse_object(index, where, INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise DataError(where, f"{INDEX} has no weight_map", "Replace the file")
     for name in shards.values():
@@ -176,7 +176,12 @@ def check_weights(folder: Path, names: Iterable[str], where: str) -> None:
             ) from error
 
 
-def _parsed(content: bytes, where: str, name: str) -> dict[str, Any]:
+def parse_object(content: bytes, where: str, name: str) -> dict[str, Any]:
+    """The JSON object in a file of a stored model.
+
+    Raises:
+        DataError: it is none.
+    """
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from trainyard_trainer.data.base_config import (
     base_field,
     check_config,
     check_weights,
+    parse_object,
     weight_names,
 )
 from trainyard_trainer.data.existing_tokenizer import WHERE as TOKENIZER_FIELD
@@ -31,6 +32,7 @@ from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.sources import LOCAL_PROTOCOLS, FileHashes, resolve_mounts
 from trainyard_trainer.data.special_tokens import KEEPS_TOKENIZER, Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
+from trainyard_trainer.training_record import TRAINING_RECORD
 
 STEP = "base-model"
 
@@ -181,6 +183,7 @@ def _local(
         info = local.info(path)
         records.append(FileRecord(name=name, size_bytes=info["size"], sha256=hashes(local, path, info)))
     hashes.save()
+    _check_record(folder, records, where)
 
     def body(target: Path) -> StepOutcome:
         copied = write_hashed(target, CONFIG, config)
@@ -188,6 +191,25 @@ def _local(
         return StepOutcome((copied,), counts, _details(records))
 
     return store.run(STEP, {"files": [[record.name, record.sha256] for record in records]}, body)
+
+
+def _check_record(folder: Path, records: list[FileRecord], where: str) -> None:
+    """Refuse files of an exported model that are not those of its training record.
+
+    Raises:
+        DataError: one was changed or damaged since.
+    """
+    path = folder / TRAINING_RECORD
+    recorded = parse_object(_read_bounded(path, where), where, path.name) if path.is_file() else {}
+    files = recorded.get("files")
+    for record in records:
+        described = files.get(record.name) if isinstance(files, dict) else None
+        if isinstance(described, dict) and described.get("sha256") != record.sha256:
+            raise DataError(
+                where,
+                f"{folder / record.name} is not what {TRAINING_RECORD} beside it describes",
+                f"Export the model again, or remove {TRAINING_RECORD} if it was changed on purpose",
+            )
 
 
 def _fetched(
