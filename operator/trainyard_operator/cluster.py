@@ -6,6 +6,7 @@ Objects are plain dicts. Errors are those of `errors.py`, whatever the client ra
 import asyncio
 import copy
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -311,7 +312,8 @@ async def connect(
         load_incluster_config(client_configuration=configuration)
     except ConfigException:
         try:
-            await load_kube_config(client_configuration=configuration)
+            # The client reads the variable when it is imported, and only then.
+            await load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         except ConfigException as error:
             raise UnavailableError(
                 f"no credentials for a cluster ({error}); run in a pod with a service account, "

@@ -1,0 +1,201 @@
+"""The pure decisions that only a cluster needs: deadlines, chains, stages, faults and the ledger."""
+
+import pytest
+
+from trainyard_api.names import Reason, Stage
+from trainyard_api.policy.ledger import add_attempt, add_stage
+from trainyard_api.policy.restart import EndedAttempt, count_faults, faults_since_checkpoint
+from trainyard_api.policy.stages import first_stage, following_stage
+from trainyard_api.policy.upstream import Upstream, obstacle
+from trainyard_api.policy.waiting import Work, active_seconds_of, deadlines
+from trainyard_api.status import Accounting, Attempt, Condition, TrainingRunStatus
+from trainyard_api.timestamps import format_timestamp
+from trainyard_api.validation import load_run_file
+
+START = 1_800_000_000
+
+
+def at(seconds):
+    return format_timestamp(START + seconds)
+
+
+def attempt(**fields):
+    times = {
+        name: at(value) if isinstance(value, int) and name.endswith(("at", "since")) else value
+        for name, value in fields.items()
+    }
+    return Attempt(**{"number": 0, "started_at": at(0), "stage_started_at": at(0), **times})
+
+
+def spec(**limits):
+    run = load_run_file("manifests/samples/quickstart.yaml")
+    return run.spec.model_copy(update=limits)
+
+
+def left(limits, tried, now, work=None):
+    found = deadlines(spec(**limits), tried, work or Work(0.0, None), START + now)
+    return {deadline.reason: deadline.seconds_left for deadline in found}
+
+
+@pytest.mark.parametrize(
+    ("tried", "now", "expected"),
+    [
+        (attempt(), 30, {Reason.QUEUE_DEADLINE_EXCEEDED: 70}),
+        (attempt(), 100, {Reason.QUEUE_DEADLINE_EXCEEDED: 0}),
+        (attempt(), -5, {Reason.QUEUE_DEADLINE_EXCEEDED: 100}),
+        (attempt(pods_scheduled_at=20), 300, {}),
+    ],
+)
+def test_the_queue_deadline_counts_until_the_pods_have_nodes(tried, now, expected):
+    assert left({"queue_deadline_seconds": 100}, tried, now) == expected
+
+
+@pytest.mark.parametrize(
+    ("tried", "work", "expected"),
+    [
+        (attempt(), Work(0, None), {}),
+        (attempt(pods_scheduled_at=20), Work(0, None), {Reason.STARTUP_DEADLINE_EXCEEDED: 70}),
+        (
+            attempt(pods_scheduled_at=20, pods_running_at=21),
+            Work(0, None),
+            {Reason.STARTUP_DEADLINE_EXCEEDED: 70},
+        ),
+        (attempt(pods_scheduled_at=20), Work(0, START + 45.0), {}),
+        (attempt(pods_scheduled_at=20, pods_running_at=21, stage="Prepare"), Work(0, None), {}),
+        (
+            attempt(pods_scheduled_at=20, stage="Export"),
+            Work(0, None),
+            {Reason.STARTUP_DEADLINE_EXCEEDED: 70},
+        ),
+    ],
+)
+def test_the_start_up_deadline_counts_until_the_first_sign_of_work(tried, work, expected):
+    assert left({"startup_deadline_seconds": 100}, tried, 50, work) == expected
+
+
+@pytest.mark.parametrize(
+    ("tried", "before", "expected"),
+    [
+        (attempt(), 0.0, {}),
+        (attempt(running_since=20), 0.0, {Reason.DEADLINE_EXCEEDED: 70.0}),
+        (attempt(running_since=20), 60.0, {Reason.DEADLINE_EXCEEDED: 10.0}),
+        (attempt(running_since=20), 90.0, {Reason.DEADLINE_EXCEEDED: -20.0}),
+    ],
+)
+def test_the_active_deadline_counts_work_of_all_attempts(tried, before, expected):
+    assert left({"active_deadline_seconds": 100}, tried, 50, Work(before, None)) == expected
+
+
+@pytest.mark.parametrize(("last_step_at", "expected"), [(None, {}), (START + 40.0, {Reason.STALLED: 20.0})])
+def test_the_stall_timeout_counts_from_the_newest_step(last_step_at, expected):
+    assert left({"stall_timeout_seconds": 30}, attempt(), 50, Work(0.0, last_step_at)) == expected
+
+
+def test_the_deadline_that_is_over_first_comes_first():
+    limits = {"active_deadline_seconds": 100, "stall_timeout_seconds": 30}
+    found = deadlines(spec(**limits), attempt(running_since=0), Work(0.0, START + 10.0), START + 50)
+    assert [deadline.reason for deadline in found] == [Reason.STALLED, Reason.DEADLINE_EXCEEDED]
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_time():
+    assert active_seconds_of(attempt(running_since=50, finished_at=20), START) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prepared", "last", "first"),
+    [
+        (False, None, Stage.PREPARE),
+        (False, Stage.PREPARE, Stage.PREPARE),
+        (True, Stage.PREPARE, Stage.TRAIN),
+        (True, Stage.TRAIN, Stage.TRAIN),
+        (True, Stage.EXPORT, Stage.EXPORT),
+    ],
+)
+def test_an_attempt_starts_with_what_is_not_done(prepared, last, first):
+    assert first_stage(prepared=prepared, last_stage=last) is first
+
+
+def test_the_stages_follow_each_other():
+    assert [following_stage(stage) for stage in Stage] == [Stage.TRAIN, Stage.EXPORT, None]
+
+
+def test_faults_are_counted_one_by_one_as_over_the_whole_list():
+    """The count that goes from attempt to attempt equals the one over all attempts, in every history."""
+    codes = (1, 80, 137)
+    steps = (None, 10, 20)
+    for seed in range(3**6):
+        history, number = [], seed
+        for _ in range(3):
+            number, code = divmod(number, 3)
+            number, step = divmod(number, 3)
+            history.append((codes[code], steps[step]))
+        ends = [step for _, step in history]
+        starts = [None, *ends[:-1]]
+        if any(end is None and start is not None for start, end in zip(starts, ends, strict=True)):
+            continue  # a checkpoint does not vanish
+        count = 0
+        for (code, end), start in zip(history, starts, strict=True):
+            count = count_faults(count, start, end, code)
+        if ends == sorted(ends, key=lambda step: -1 if step is None else step):
+            attempts = [EndedAttempt(code, start) for (code, _), start in zip(history, starts, strict=True)]
+            assert count == faults_since_checkpoint(attempts, ends[-1]), history
+
+
+def chain(**needs):
+    """Runs by name; a run whose name is capital has succeeded."""
+
+    def lookup(name):
+        if name not in needs:
+            return None
+        conditions = []
+        if name.startswith("done"):
+            conditions = [condition("Complete")]
+        if name.startswith("bad"):
+            conditions = [condition("Failed")]
+        model = {"uri": "file:///m", "parameters": 1} if name.startswith("done") else None
+        return Upstream(TrainingRunStatus(conditions=conditions, model=model), tuple(needs[name]))
+
+    return lookup
+
+
+def condition(kind):
+    return Condition(type=kind, status="True", reason="X", last_transition_time=at(0))
+
+
+@pytest.mark.parametrize(
+    ("needs", "runs", "reason"),
+    [
+        ([], {}, None),
+        (["done"], {"done": []}, None),
+        (["going"], {"going": []}, Reason.WAITING_FOR_RUN),
+        (["nobody"], {}, Reason.UPSTREAM_MISSING),
+        (["bad"], {"bad": []}, Reason.UPSTREAM_FAILED),
+        (["me"], {"me": ["me"]}, Reason.UPSTREAM_CYCLE),
+        (["b"], {"b": ["c"], "c": ["me"]}, Reason.UPSTREAM_CYCLE),
+        (["b"], {"b": ["c"], "c": ["b"]}, Reason.WAITING_FOR_RUN),
+        (["done", "going"], {"done": [], "going": []}, Reason.WAITING_FOR_RUN),
+    ],
+)
+def test_what_keeps_a_run_from_starting(needs, runs, reason):
+    found = obstacle("me", needs, chain(**runs))
+    assert (None if found is None else found.reason) == reason
+
+
+def test_a_cycle_is_told_with_its_whole_chain():
+    found = obstacle("me", ["b"], chain(b=["c"], c=["me"]))
+    assert found.message.endswith("me -> b -> c -> me")
+
+
+def test_the_ledger_adds_waiting_and_work():
+    ended = attempt(
+        nodes=2, pods_scheduled_at=30, pods_running_at=50, running_since=50, finished_at=150, outcome="Failed"
+    )
+    account = add_attempt(Accounting(), ended, accelerators_per_node=8)
+    assert account.active_seconds == 100
+    assert account.accelerator_seconds == 1_600
+    assert account.lost_seconds.queue == 30
+    assert account.lost_seconds.startup == 20
+    second = add_stage(account, attempt(number=1, pods_scheduled_at=10, pods_running_at=40))
+    assert second.lost_seconds.queue == 40
+    assert second.lost_seconds.restart == 30
+    assert second.lost_seconds.startup == 20
