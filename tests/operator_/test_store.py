@@ -1,4 +1,4 @@
-"""What the operator keeps of what it sees: newest versions only, evidence of what went, and lists compared."""
+"""What the operator keeps of what it sees: the newest versions, evidence of what went, and lists compared."""
 
 import copy
 
