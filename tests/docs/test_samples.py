@@ -1,4 +1,7 @@
-"""Every sample manifest is executed as a person would do it, with less text and few steps."""
+"""Every sample manifest is executed as a person would do it, with less text and few steps.
+
+The samples share a storage, so that one that starts from the model of another finds it there.
+"""
 
 import gzip
 import itertools
@@ -28,11 +31,18 @@ def small_corpus(sotu_corpus, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """The storage root of all samples."""
+    return tmp_path_factory.mktemp("runs")
+
+
 def shortened(sample: Path) -> dict:
     document = yaml.safe_load(sample.read_text(encoding="utf-8"))
     spec = document["spec"]
     spec["data"]["validationFraction"] = 0.2
-    spec["tokenizer"]["train"]["vocabularySize"] = 1024
+    if "tokenizer" in spec:
+        spec["tokenizer"]["train"]["vocabularySize"] = 1024
     training = spec["training"]
     training["budget"] = {"steps": NUM_STEPS}
     training["microBatchSize"] = 2
@@ -44,20 +54,15 @@ def shortened(sample: Path) -> dict:
     return document
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.stem)
-def test_a_sample_runs_to_its_model_and_report(sample, small_corpus, tmp_path):
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(shortened(sample)), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "trainyard_trainer",
-        "run",
-        str(file),
-        "--output",
-        str(tmp_path / "runs"),
-    ]
+def run_sample(sample: Path, small_corpus: Path, storage: Path) -> None:
+    """Run a shortened sample, after the one whose model it starts from."""
+    document = shortened(sample)
+    upstream = document["spec"]["model"].get("fromRun")
+    if upstream is not None and not (storage / upstream["name"] / "report.html").is_file():
+        run_sample(sample.with_name(f"{upstream['name']}.yaml"), small_corpus, storage)
+    file = storage / sample.name
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    command = [sys.executable, "-m", "trainyard_trainer", "run", str(file), "--output", str(storage)]
     done = subprocess.run(
         [*command, "--mount", f"{small_corpus}:/data/sotu"],
         capture_output=True,
@@ -67,7 +72,12 @@ def test_a_sample_runs_to_its_model_and_report(sample, small_corpus, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
-    run_folder = tmp_path / "runs" / sample.stem
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.stem)
+def test_a_sample_runs_to_its_model_and_report(sample, small_corpus, storage):
+    run_sample(sample, small_corpus, storage)
+    run_folder = storage / sample.stem
     status = json.loads((run_folder / "status.json").read_text(encoding="utf-8"))
     assert status["phase"] == "Succeeded"
     assert status["progress"]["step"] == NUM_STEPS
