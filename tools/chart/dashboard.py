@@ -37,7 +37,7 @@ def dashboard_json() -> str:
         .with_variable(_variable("namespace", f"label_values({Metric.INFO}, namespace)"))
         .with_variable(_variable("name", f'label_values({Metric.INFO}{{namespace=~"$namespace"}}, name)'))
     )
-    for row, panels in ((("Runs"), _run_panels()), ("Operator", _operator_panels())):
+    for row, panels in (("Runs", _run_panels()), ("Operator", _operator_panels())):
         builder = builder.with_row(dashboard.Row(row))
         for panel in panels:
             builder = builder.with_panel(panel)
@@ -63,7 +63,7 @@ def _run_panels() -> list[timeseries.Panel | stat.Panel | table.Panel]:
     """What a person wants to know of a run, the most important first."""
     return [
         _table(
-            "Runs by phase",
+            "Phase of each run",
             f"{Metric.PHASE}{_RUN} * on (namespace, name) group_left (objective, nodes) {Metric.INFO}",
         ),
         _lines("Training loss", "nats per token", 12, _of_run(Metric.LOSS)),
