@@ -24,10 +24,10 @@ from trainyard_operator.observe import observe_job, observe_pod
 from trainyard_operator.resources import (
     Owner,
     WorkerDefaults,
-    build_gang,
     build_plan_config_map,
     build_prepare_job,
     build_service,
+    build_stage,
     config_map_name,
     plan_for_cluster,
     service_name,
@@ -116,17 +116,19 @@ class Actor:
         owner = Owner(key.name, key.namespace, key.uid)
         if begin.stage is Stage.PREPARE and begin.is_new:
             plan = plan_for_cluster(run, owner, begin.attempt, self._defaults)
-            job = build_prepare_job(run, owner, plan, self._defaults)
-            tasks = [self._stored_plan(owner, plan), self._service(owner, begin), self._job(owner, job)]
-            return await _first_refusal(tasks)
+            work = self._work(key, build_stage(run, owner, plan, begin.stage, self._defaults))
+            return await _first_refusal([self._stored_plan(owner, plan), self._service(owner, begin), work])
         plan = await self._plan(run, owner, begin)
-        if begin.stage is Stage.PREPARE:
-            job = build_prepare_job(run, owner, plan, self._defaults)
-            return await _first_refusal([self._service(owner, begin), self._job(owner, job)])
-        pods = build_gang(run, owner, plan, begin.stage, self._defaults, {})
-        known = {pod.name for pod in self._store.pods(key) if pod.attempt == begin.attempt}
-        missing = [pod for pod in pods if pod["metadata"]["name"] not in known]
-        return await _first_refusal([self._service(owner, begin), self._pods(key, missing)])
+        work = self._work(key, build_stage(run, owner, plan, begin.stage, self._defaults))
+        return await _first_refusal([self._service(owner, begin), work])
+
+    async def _work(self, key: RunKey, bodies: Sequence[Object]) -> None:
+        """Create the Job or the pods of a stage, those that are not there."""
+        if bodies[0]["kind"] == "Job":
+            await self._job(key.namespace, bodies[0])
+            return
+        known = {pod.name for pod in self._store.pods(key)}
+        await self._pods(key, [body for body in bodies if body["metadata"]["name"] not in known])
 
     async def _probe(self, key: RunKey, run: TrainingRun, stage: Begin) -> Refusal | None:
         """Ask why a Job makes no pods: what is refused to its controller, the API server tells here too."""
@@ -183,12 +185,12 @@ class Actor:
                 return
         await self._cluster.apply(SERVICES, owner.namespace, build_service(owner, begin.attempt))
 
-    async def _job(self, owner: Owner, body: Object) -> None:
+    async def _job(self, namespace: str, body: Object) -> None:
         """Create the Job of a stage, unless it is there."""
         try:
-            raw = await self._cluster.create(JOBS, owner.namespace, body)
+            raw = await self._cluster.create(JOBS, namespace, body)
         except AlreadyExistsError:
-            raw = await self._cluster.get(JOBS, owner.namespace, body["metadata"]["name"])
+            raw = await self._cluster.get(JOBS, namespace, body["metadata"]["name"])
         job = observe_job(raw)
         if job is not None:
             self._store.put_job(job)
@@ -227,13 +229,13 @@ class Actor:
     async def _stop(self, key: RunKey, stop: Stop) -> None:
         """Delete what is at work of an attempt."""
         self._stopped_at[key, stop.attempt] = self._clock()
-        stages = ",".join(stage.lower() for stage in Stage if stage is not Stage.PREPARE)
-        selector = f"{Label.RUN_UID}={key.uid},{Label.ATTEMPT}={stop.attempt},{Label.STAGE} in ({stages})"
         tasks: list[Coroutine[Any, Any, None]] = [
             self._ignore_gone(self._cluster.delete(JOBS, key.namespace, job.name, Deletion(uid=job.uid)))
             for job in stop.jobs
         ]
-        if stop.has_pods:
+        if stop.stages:
+            stages = ",".join(stage.lower() for stage in stop.stages)
+            selector = f"{Label.RUN_UID}={key.uid},{Label.ATTEMPT}={stop.attempt},{Label.STAGE} in ({stages})"
             deletion = Deletion(grace_seconds=stop.grace_seconds)
             tasks.append(self._cluster.delete_all(PODS, key.namespace, selector, deletion))
         await _all(tasks)

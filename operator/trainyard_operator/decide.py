@@ -317,11 +317,10 @@ def _stop_of(
     grace_seconds: int | None,
 ) -> Stop | None:
     """What has to be deleted of an attempt; None when nothing is at work but what is on its way out."""
-    has_pods = any(
-        not pod.has_ended and pod.deleting_until is None and pod.stage is not Stage.PREPARE for pod in pods
-    )
+    stages = {pod.stage for pod in pods if not pod.has_ended and pod.deleting_until is None}
+    bare = tuple(sorted(stages - {job.stage for job in jobs}))
     at_work = tuple(job for job in jobs if not (job.complete or job.failed or job.deleting))
-    return Stop(attempt, grace_seconds, has_pods, at_work) if has_pods or at_work else None
+    return Stop(attempt, grace_seconds, bare, at_work) if bare or at_work else None
 
 
 def _backoff_left(draft: StatusDraft) -> float:

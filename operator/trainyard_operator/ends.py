@@ -9,6 +9,7 @@ from trainyard_api.status import Attempt, Failure, ModelStatus
 from trainyard_operator.evidence import failure_of, is_clear
 from trainyard_operator.gang import OVERDUE_SECONDS, Gang, is_overdue
 from trainyard_operator.keys import RunKey
+from trainyard_operator.observe import ObservedJob
 from trainyard_operator.resources import Owner, pod_name
 
 
@@ -33,8 +34,8 @@ def end_of(key: RunKey | None, attempt: Attempt, gang: Gang, settle_seconds: flo
         now: Unix time, in seconds.
     """
     are_expected = key is not None and attempt.pods_created_at is not None
-    if gang.is_job:
-        return _end_of_job(gang, now, is_expected=are_expected)
+    if gang.job is not None:
+        return _end_of_job(gang, gang.job, now)
     missing = (
         [_name(key, gang.stage, attempt.number, index) for index in gang.missing]
         if key and are_expected
@@ -61,25 +62,16 @@ def model_of(gang: Gang) -> ModelStatus | None:
     return None
 
 
-def _end_of_job(gang: Gang, now: float, *, is_expected: bool) -> End:
+def _end_of_job(gang: Gang, job: ObservedJob, now: float) -> End:
     """How a Job failed, if it did; its pods tell more than it does."""
-    if gang.job is None:
-        failure = Failure(
-            exit_code=ExitCode.RETRYABLE,
-            reason=Reason.POD_DELETED.value,
-            message="The Job was deleted, not by the operator",
-        )
-        return End(failure) if is_expected else End()
-    if not gang.job.failed:
+    if not job.failed:
         return End()
     failed = [pod for pod in gang.pods if pod.failed]
     if failed:
         return End(failure_of(failed, [], now))
     if not gang.ended(now):
         return End(wake_after=_overdue_after(gang, now))
-    return End(
-        Failure(exit_code=ExitCode.RETRYABLE, reason=Reason.PROCESS_FAILED.value, message=gang.job.message)
-    )
+    return End(Failure(exit_code=ExitCode.RETRYABLE, reason=Reason.PROCESS_FAILED.value, message=job.message))
 
 
 def _overdue_after(gang: Gang, now: float) -> float | None:

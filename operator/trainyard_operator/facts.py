@@ -50,8 +50,8 @@ class Stop:
     attempt: int
     grace_seconds: int | None
     """Seconds that its pods get; None leaves it to them, which is long enough for a checkpoint."""
-    has_pods: bool
-    """Whether there are pods to delete."""
+    stages: tuple[Stage, ...]
+    """Those whose pods are to be deleted; the pods of a Job go with it, alone they would come back."""
     jobs: tuple[ObservedJob, ...] = ()
     """The Jobs to delete."""
 

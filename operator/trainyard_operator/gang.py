@@ -34,7 +34,7 @@ class Gang:
     @property
     def is_job(self) -> bool:
         """Whether a Job makes its pods."""
-        return self.stage is Stage.PREPARE
+        return self.job is not None
 
     @property
     def present(self) -> tuple[ObservedPod, ...]:
@@ -50,14 +50,14 @@ class Gang:
     @property
     def succeeded(self) -> bool:
         """Whether the stage is done."""
-        if self.is_job:
-            return self.job is not None and self.job.complete
+        if self.job is not None:
+            return self.job.complete
         return len({pod.index for pod in self.pods if pod.succeeded}) == self.size
 
     def failed(self, now: float) -> bool:
         """Whether a part of it can no longer do its work."""
-        if self.is_job:
-            return self.job is not None and self.job.failed
+        if self.job is not None:
+            return self.job.failed
         return any(pod.failed or is_overdue(pod, now) for pod in self.pods)
 
     def ended(self, now: float) -> bool:
@@ -72,15 +72,13 @@ def is_overdue(pod: ObservedPod, now: float) -> bool:
     return pod.disruption == "DeletionByTaintManager" or now >= pod.deleting_until + OVERDUE_SECONDS
 
 
-def gang_of(
-    attempt: Attempt, pods: Iterable[ObservedPod], jobs: Iterable[ObservedJob], *, prepare_nodes: int = 1
-) -> Gang:
+def gang_of(attempt: Attempt, pods: Iterable[ObservedPod], jobs: Iterable[ObservedJob]) -> Gang:
     """What is seen of the stage that an attempt is in."""
     stage = Stage(attempt.stage)
-    sizes = {Stage.PREPARE: prepare_nodes, Stage.TRAIN: attempt.nodes or 1, Stage.EXPORT: 1}
     own = (pod for pod in pods if pod.attempt == attempt.number and pod.stage is stage)
     job = next((job for job in jobs if job.attempt == attempt.number and job.stage is stage), None)
-    return Gang(stage, sizes[stage], tuple(sorted(own, key=lambda pod: pod.index)), job)
+    size = (attempt.nodes or 1) if stage is Stage.TRAIN else 1
+    return Gang(stage, size if job is None else job.size, tuple(sorted(own, key=lambda pod: pod.index)), job)
 
 
 def podless_seconds_left(gang: Gang, attempt: Attempt, now: float) -> float | None:

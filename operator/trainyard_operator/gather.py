@@ -182,8 +182,7 @@ class Gatherer:
         """Ask the API server before a pod or Job counts as lost only because no watch told of it."""
         attempt = run.status.attempts[-1]
         gang = gang_of(attempt, self._store.pods(run.key), self._store.jobs(run.key))
-        is_lost = gang.job is None if gang.is_job else bool(gang.missing)
-        if attempt.pods_created_at is None or not is_lost:
+        if attempt.pods_created_at is None or gang.is_job or not gang.missing:
             return
         selector = f"{Label.RUN_UID}={run.key.uid}"
         if gang.stage is Stage.PREPARE:

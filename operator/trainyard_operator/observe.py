@@ -116,6 +116,8 @@ class ObservedJob:
     run: RunKey
     stage: Stage
     attempt: int
+    size: int
+    """Pods that have to succeed."""
     deleting: bool
     suspended: bool
     """Whether it waits, such as for Kueue."""
@@ -231,6 +233,7 @@ def observe_job(raw: Object) -> ObservedJob | None:
         run=run,
         stage=stage,
         attempt=attempt,
+        size=(raw.get("spec") or {}).get("completions", 1),
         deleting="deletionTimestamp" in metadata,
         suspended="Suspended" in true or bool((raw.get("spec") or {}).get("suspend")),
         complete="Complete" in true,

@@ -84,11 +84,7 @@ def started_locally(plan, stage, records):
 
 def started_in_pods(objects, stage):
     """Arguments and variables of the containers that the operator makes for a stage."""
-    (job,) = objects["prepare"]
-    pods = [job["spec"]["template"]] if stage is Stage.PREPARE else objects[stage.lower()]
-    if stage is Stage.PREPARE:
-        assert job["spec"]["completions"] == 1
-    containers = [trainer_of(pod) for pod in pods]
+    containers = [trainer_of(pod) for pod in objects[stage.lower()]]
     return [
         (
             [*container["command"][1:], *container.get("args", [])],

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.fake_nodes import Life, ordinary_life, place_of
 from tests.support.operator_harness import NAMESPACE, play, run_document
-from trainyard_operator.cluster import JOBS, PODS
+from trainyard_operator.cluster import PODS
 
 
 def exit_record(code, message, rank=1, step=40):
@@ -287,12 +287,12 @@ def test_data_that_cannot_work_ends_the_run_with_the_reason():
     assert world.pods("train") == []
 
 
-def test_a_job_that_a_person_deletes_is_a_fault():
+def test_a_preparation_whose_pod_a_person_deletes_is_repeated():
     async def scenario(world):
         world.create()
         await world.after(5)
-        (job,) = world.cluster.objects(JOBS)
-        world.cluster.erase(JOBS, NAMESPACE, job["metadata"]["name"])
+        (pod,) = world.pods("prepare")
+        world.cluster.erase(PODS, NAMESPACE, pod["metadata"]["name"])
         await world.after(100)
         assert world.status().attempts[0].failure.reason == "PodDeleted"
 

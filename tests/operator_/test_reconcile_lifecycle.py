@@ -26,13 +26,13 @@ def test_a_run_prepares_trains_exports_and_completes():
     assert [len(world.pods(stage)) for stage in ("prepare", "train", "export")] == [1, 2, 1]
 
 
-def test_a_run_costs_eight_writes_beside_its_pods_and_events():
+def test_a_run_costs_seven_writes_beside_its_pods_and_events():
     async def scenario(world):
         world.create()
         await world.after(80)
 
     world = play(scenario)
-    assert world.cluster.writes() == {"configmaps": 1, "services": 1, "jobs": 1, "trainingruns": 5}
+    assert world.cluster.writes() == {"configmaps": 1, "services": 1, "trainingruns": 5}
 
 
 def test_nothing_is_written_while_a_run_only_runs():
@@ -68,7 +68,7 @@ def test_the_first_objects_need_one_look_at_the_claim_and_nothing_else_before_th
 
     world = play(scenario)
     calls = [(call.verb, call.resource) for call in world.cluster.calls]
-    first = calls.index(("create", "jobs"))
+    first = calls.index(("create", "pods"))
     assert calls[3:first] == [
         ("get", "persistentvolumeclaims"),
         ("create", "configmaps"),
@@ -90,8 +90,6 @@ def test_a_finished_run_never_starts_again():
         await world.after(80)
         for pod in world.pods():
             world.cluster.erase(PODS, NAMESPACE, pod["metadata"]["name"])
-        for job in world.cluster.objects(JOBS):
-            world.cluster.erase(JOBS, NAMESPACE, job["metadata"]["name"])
         world.edit(workers={"nodes": 4}, suspend=True)
         await world.after(10)
         world.edit(suspend=False)
@@ -145,7 +143,7 @@ def test_suspend_saves_and_waits_and_resume_goes_on_without_preparing_again():
     assert [attempt.outcome for attempt in status.attempts] == ["Preempted", "Succeeded"]
     assert status.restarts == 0
     assert world.condition("Suspended")[:2] == ("False", "Resumed")
-    assert len(world.cluster.objects(JOBS)) == 1
+    assert len(world.pods("prepare")) == 1
 
 
 def test_a_run_that_is_created_suspended_starts_nothing():
@@ -153,21 +151,20 @@ def test_a_run_that_is_created_suspended_starts_nothing():
         world.create(run_document(suspend=True))
         await world.after(60)
         assert world.status().phase == "Suspended"
-        assert world.cluster.objects(JOBS) == []
+        assert world.pods() == []
         world.edit(suspend=False)
         await world.after(80)
 
     assert play(scenario).status().phase == "Succeeded"
 
 
-def test_suspending_during_preparation_removes_the_job_and_prepares_again():
+def test_suspending_during_preparation_removes_its_pod_and_prepares_again():
     async def scenario(world):
         world.create()
         await world.after(5)
         world.edit(suspend=True)
         await world.after(10)
         assert world.status().phase == "Suspended"
-        assert world.cluster.objects(JOBS) == []
         assert world.pods() == []
         world.edit(suspend=False)
         await world.after(80)
@@ -225,7 +222,7 @@ def test_nodes_changed_during_preparation_take_effect_when_it_is_done():
 
     world = play(scenario)
     assert len(world.pods("train")) == 4
-    assert len(world.cluster.objects(JOBS)) == 1
+    assert len(world.pods("prepare")) == 1
 
 
 def test_a_run_of_the_same_name_starts_afresh_and_leaves_the_old_one_alone():

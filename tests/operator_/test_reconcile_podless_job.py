@@ -6,6 +6,8 @@ from tests.support.operator_harness import play
 from trainyard_operator.cluster import PODS
 from trainyard_operator.errors import ForbiddenError, InvalidError
 
+pytestmark = pytest.mark.usefixtures("two_shards")
+
 
 @pytest.mark.parametrize(
     ("error", "reason"),

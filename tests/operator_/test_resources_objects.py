@@ -13,18 +13,20 @@ from tests.support.rendered import (
     job_of,
     objects_of,
     owner_of,
+    pod_templates_of,
     run_with,
     trainer_of,
+    with_prepare_nodes,
 )
-from trainyard_api.names import PERMANENT_EXIT_CODES, Environment, Stage
-from trainyard_api.plan import NodePlan, RunPlan, StagePlan
+from trainyard_api.names import PERMANENT_EXIT_CODES, Environment
+from trainyard_api.plan import NodePlan, RunPlan
 from trainyard_api.validation import load_run_file
 from trainyard_operator.resources import build_prepare_job, plan_for_cluster
 
 QUICKSTART = next(path for path in SAMPLES if path.stem == "quickstart")
 
 
-@pytest.mark.parametrize("name", ["service", "plan", "prepare", "train", "export"])
+@pytest.mark.parametrize("name", ["service", "plan", "prepare", "prepare-job", "train", "export"])
 def test_the_objects_of_the_quickstart_are_those_of_the_golden_files(name):
     objects = objects_of(load_run_file(QUICKSTART))
     expected = (GOLDEN / f"{name}.yaml").read_text(encoding="utf-8")
@@ -39,7 +41,7 @@ def test_the_config_map_brings_the_plan_to_where_the_processes_look_for_it(path)
     assert RunPlan.model_validate_json(config_map["data"]["plan.json"]) == plan_for_cluster(
         run, owner_of(run), 0, DEFAULTS
     )
-    for pod in [objects["prepare"][0]["spec"]["template"], *objects["train"], *objects["export"]]:
+    for pod in pod_templates_of(run):
         container = trainer_of(pod)
         (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == "plan")
         (mount,) = (each for each in container["volumeMounts"] if each["name"] == "plan")
@@ -90,26 +92,9 @@ def test_every_permanent_exit_code_fails_the_job_at_once_and_a_disruption_costs_
     }
 
 
-def with_prepare_nodes(plan, nodes):
-    stages = [
-        StagePlan(stage=Stage.PREPARE, nodes=nodes) if each.stage is Stage.PREPARE else each
-        for each in plan.stages
-    ]
-    return plan.model_copy(update={"stages": tuple(stages)})
-
-
 def test_preparation_on_several_nodes_is_one_index_each_and_the_job_controller_numbers_them():
-    run = run_with()
-    plan = plan_for_cluster(run, owner_of(run), 0, DEFAULTS)
-    nodes = tuple(
-        NodePlan(
-            index=index,
-            argv=("python", "prepare"),
-            env={Environment.SHARD_INDEX: str(index), "SHARDS": "3"},
-        )
-        for index in range(3)
-    )
-    spec = build_prepare_job(run, owner_of(run), with_prepare_nodes(plan, nodes), DEFAULTS)["spec"]
+    (job,) = objects_of(run_with())["prepare-job"]
+    spec = job["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
     variables = {each["name"]: each.get("value") for each in trainer_of(spec["template"])["env"]}
     assert variables["SHARDS"] == "3"
@@ -152,19 +137,18 @@ def test_kueue_admits_the_gang_as_one_group_of_its_attempt_and_the_job_by_its_qu
     ]
     assert len(groups[0]) == len(groups[1]) == 1
     assert groups[0] != groups[1]
-    (job,) = first["prepare"]
+    (job,) = first["prepare-job"]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert not any(key.startswith("kueue") for key in job["spec"]["template"]["metadata"]["labels"])
-    (export,) = first["export"]
-    assert export["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
-    assert "annotations" not in export["metadata"]
+    for pod in (*first["prepare"], *first["export"]):
+        assert pod["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+        assert "annotations" not in pod["metadata"]
 
 
 def test_what_kueue_and_the_scheduler_write_is_left_to_them():
-    objects = objects_of(run_with(scheduling={"queueName": "team", "priorityClassName": "high"}))
-    (job,) = objects["prepare"]
-    assert "suspend" not in job["spec"]
-    for pod in [job["spec"]["template"], *objects["train"], *objects["export"]]:
+    run = run_with(scheduling={"queueName": "team", "priorityClassName": "high"})
+    assert "suspend" not in job_of(run)["spec"]
+    for pod in pod_templates_of(run):
         assert pod["spec"]["priorityClassName"] == "high"
         assert not {"schedulingGates", "nodeSelector", "nodeName", "priority"} & pod["spec"].keys()
         assert "kueue.x-k8s.io/managed" not in pod["metadata"]["labels"]

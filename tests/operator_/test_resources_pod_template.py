@@ -243,7 +243,7 @@ TEMPLATE = {
 def test_a_template_shapes_the_pods_of_every_stage_and_leaves_the_rest_as_it_was():
     plain = pod_templates_of(run_with(workers={"nodes": 2}))
     shaped = pod_templates_of(run_with(workers={"nodes": 2, "podTemplate": TEMPLATE}))
-    assert len(shaped) == 4
+    assert len(shaped) == 5
     for before, after in zip(plain, shaped, strict=True):
         assert after["metadata"]["labels"] == {**before["metadata"]["labels"], "team": "speech"}
         assert after["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}

@@ -133,33 +133,39 @@ class FakeNodes:
             self.cluster.erase(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     async def _run_job(self, job: Object) -> None:
-        """The Job controller, for Jobs of one index: retries per index, and the permanent exit codes."""
+        """The Job controller: every index with its retries, and the permanent exit codes."""
+        while self.refuse:  # noqa: ASYNC110 - a test changes it, in virtual time
+            await asyncio.sleep(1.0)
+        indices = range(job["spec"]["completions"])
+        done = await asyncio.gather(*(self._run_index(job, index) for index in indices))
+        if all(done):
+            self._finish_job(job, "Complete", "")
+        else:
+            self._finish_job(job, "Failed", "Job has failed indexes")
+
+    async def _run_index(self, job: Object, index: int) -> bool:
+        """The pods of one index until one succeeds; whether one did."""
         rules = job["spec"]["podFailurePolicy"]["rules"]
         permanent = set(rules[0]["onExitCodes"]["values"])
-        while self.refuse:
-            await asyncio.sleep(1.0)
         for retry in range(job["spec"]["backoffLimitPerIndex"] + 1):
-            pod = self._pod_of(job, retry)
-            if pod is None:
-                return
-            ended = await self._end_of(pod)
+            pod = self._pod_of(job, index, retry)
+            ended = None if pod is None else await self._end_of(pod)
             if ended is None:
-                return
+                return False
             code = ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
             if code == 0:
-                self._finish_job(job, "Complete", "")
-                return
+                return True
             if code in permanent:
                 break
-        self._finish_job(job, "Failed", "Job has failed indexes")
+        return False
 
-    def _pod_of(self, job: Object, retry: int) -> Object | None:
+    def _pod_of(self, job: Object, index: int, retry: int) -> Object | None:
         metadata = job["metadata"]
         if not self._exists(JOBS, job):
             return None
         template = copy.deepcopy(job["spec"]["template"])
-        template["metadata"]["name"] = f"{metadata['name']}-0-{retry}"
-        template["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = "0"
+        template["metadata"]["name"] = f"{metadata['name']}-{index}-{retry}"
+        template["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = str(index)
         owner = {"kind": "Job", "name": metadata["name"], "uid": metadata["uid"], "controller": True}
         template["metadata"]["ownerReferences"] = [owner]
         return self.cluster.put_new(PODS, metadata["namespace"], template)

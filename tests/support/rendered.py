@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from trainyard_api.names import Stage
+from trainyard_api.names import Environment, Stage
+from trainyard_api.plan import NodePlan, RunPlan, StagePlan
 from trainyard_api.spec import TrainingRun
 from trainyard_api.validation import load_run_file, validate_document
 from trainyard_operator.resources import (
@@ -19,6 +20,7 @@ from trainyard_operator.resources import (
     build_plan_config_map,
     build_prepare_job,
     build_service,
+    build_stage,
     plan_for_cluster,
 )
 
@@ -63,8 +65,27 @@ def gang_of(run: TrainingRun, stage: Stage = Stage.TRAIN, attempt: int = 0) -> l
     return build_gang(run, owner, plan, stage, DEFAULTS, {})
 
 
+def shards(plan: RunPlan, number: int) -> tuple[NodePlan, ...]:
+    """Nodes that prepare a shard of the data each."""
+    (single,) = plan.stage(Stage.PREPARE).nodes
+    environments = (
+        {Environment.SHARD_INDEX.value: str(index), "SHARDS": str(number)} for index in range(number)
+    )
+    return tuple(
+        single.model_copy(update={"index": index, "env": environment})
+        for index, environment in enumerate(environments)
+    )
+
+
+def with_prepare_nodes(plan: RunPlan, nodes: tuple[NodePlan, ...]) -> RunPlan:
+    """A plan that prepares the data on other nodes."""
+    prepare = StagePlan(stage=Stage.PREPARE, nodes=nodes)
+    stages = tuple(prepare if stage.stage is Stage.PREPARE else stage for stage in plan.stages)
+    return plan.model_copy(update={"stages": stages})
+
+
 def job_of(run: TrainingRun, attempt: int = 0) -> Object:
-    """The Job of Prepare."""
+    """The Job of a preparation on several nodes."""
     owner = owner_of(run)
     return build_prepare_job(run, owner, plan_for_cluster(run, owner, attempt, DEFAULTS), DEFAULTS)
 
@@ -79,10 +100,12 @@ def objects_of(run: TrainingRun, attempt: int = 0) -> dict[str, list[Object]]:
     """Everything that an attempt of a run makes, by the name of its golden file."""
     owner = owner_of(run)
     plan = plan_for_cluster(run, owner, attempt, DEFAULTS)
+    sharded = with_prepare_nodes(plan, shards(plan, 3))
     return {
         "service": [build_service(owner, attempt)],
         "plan": [build_plan_config_map(owner, plan)],
-        "prepare": [build_prepare_job(run, owner, plan, DEFAULTS)],
+        "prepare": build_stage(run, owner, plan, Stage.PREPARE, DEFAULTS),
+        "prepare-job": build_stage(run, owner, sharded, Stage.PREPARE, DEFAULTS),
         "train": build_gang(run, owner, plan, Stage.TRAIN, DEFAULTS, {}),
         "export": build_gang(run, owner, plan, Stage.EXPORT, DEFAULTS, {}),
     }
@@ -91,7 +114,8 @@ def objects_of(run: TrainingRun, attempt: int = 0) -> dict[str, list[Object]]:
 def pod_templates_of(run: TrainingRun) -> list[Object]:
     """Every pod and pod template of a run."""
     objects = objects_of(run)
-    return [objects["prepare"][0]["spec"]["template"], *objects["train"], *objects["export"]]
+    (job,) = objects["prepare-job"]
+    return [*objects["prepare"], job["spec"]["template"], *objects["train"], *objects["export"]]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -15,6 +15,7 @@ from trainyard_operator.resources.object_names import (
 )
 from trainyard_operator.resources.pods import build_gang
 from trainyard_operator.resources.service import build_service
+from trainyard_operator.resources.stages import build_stage
 from trainyard_operator.resources.template_problems import problems_of_templates
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "build_plan_config_map",
     "build_prepare_job",
     "build_service",
+    "build_stage",
     "config_map_name",
     "job_name",
     "plan_for_cluster",

@@ -40,7 +40,7 @@ def a_run_is_prepared_trained_exported_and_told_of_once(scene: Scene) -> None:
     assert status["observedGeneration"] == 1
     scene.check_places(run, PREPARE, *gang(0), ("export", 0, 0))
     assert scene.wait_for_events("RunSucceeded") == [*["StageStarted"] * 3, "RunSucceeded"]
-    assert [len(scene.children(plural)) for plural in ("services", "configmaps", "jobs")] == [1, 1, 1]
+    assert [len(scene.children(plural)) for plural in ("services", "configmaps")] == [1, 1]
     scene.delete()
     scene.wait_until_nothing_is_left(run["metadata"]["uid"])
 
