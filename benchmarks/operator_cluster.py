@@ -109,7 +109,8 @@ class Ground:
         self.kubectl.apply([document for document in documents if document["kind"] in _INSTALLED])
         crd = str(REPOSITORY / "manifests" / "crd.yaml")
         self.kubectl.run("apply", "--server-side", "-f", crd)
-        self.kubectl.wait("condition=Established", "-f", crd)
+        established = ("wait", "--for=condition=Established", "-f", crd)
+        wait_until(lambda: self.kubectl.attempt(*established).returncode == 0, "the CRD is served")
         token = self.kubectl.in_namespace(NAMESPACE).run(
             "create", "token", "trainyard-operator", "--duration=12h"
         )
@@ -284,16 +285,16 @@ async def poll(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """The same for what needs no client.
+    """The same outside an event loop.
 
     Raises:
         BenchmarkError: it does not come about.
     """
-
-    async def ask() -> bool:
-        return is_so()
-
-    asyncio.run(poll(ask, what))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"{what}: not after {WAIT_SECONDS:.0f} s")
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
