@@ -1,8 +1,8 @@
 """The control plane of the operator's benchmark, with a Job controller of its own and operators as processes.
 
-The cluster's own controller manager runs everything but the Job controller, at limits that never bind. The
-Job controller is a second one, started again with other limits by the arms that ask for them. The operator
-has the service account and exactly the rights of manifests/install.yaml.
+The cluster's own controller manager runs everything but the Job controller. That is a second one, started
+again with other limits by arms that ask for them. The scheduler's limits never bind, since no arm is about
+it. The operator has the service account and exactly the rights of manifests/install.yaml.
 """
 
 import asyncio
@@ -303,7 +303,7 @@ def running_ground() -> Iterator[Ground]:
     options = Options(
         num_fake_nodes=NUM_NODES,
         extra_arguments={
-            "kube-controller-manager": ["--controllers=*,-job-controller", *_UNBOUND],
+            "kube-controller-manager": ["--controllers=*,-job-controller"],
             "kube-scheduler": _UNBOUND,
         },
     )

@@ -3,7 +3,7 @@
 No handler for creation, update or deletion, hence no finalizer, no annotation and no patch of kopf's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import kopf
@@ -21,6 +21,28 @@ RETRY_SECONDS = (1.0, 1.0, 1.0)
 """Pauses between tries of a request; a server that is back after an outage is found within a second."""
 LIST_CHUNK = 500
 """Objects per page when kopf lists."""
+
+
+class NoDifferences(kopf.DiffBaseStorage):
+    """Keeps kopf from copying each object that it sees, for differences that no handler here asks for.
+
+    The copies took a fifth of the operator's time when many pods changed at once.
+    """
+
+    def build(
+        self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None
+    ) -> kopf.BodyEssence:
+        """Nothing of an object counts."""
+        del body, extra_fields
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        """Nothing was stored."""
+        del body
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is stored."""
+        del body, patch, essence
 
 
 def build_registry(intake: Intake, on_event: Callable[[str, str | None], None]) -> kopf.OperatorRegistry:
@@ -62,6 +84,7 @@ def watch_settings(settings: Settings) -> kopf.OperatorSettings:
     kopf_settings.scanning.disabled = True
     kopf_settings.peering.standalone = True
     kopf_settings.process.ultimate_exiting_timeout = None
+    kopf_settings.persistence.diffbase_storage = NoDifferences()
     kopf_settings.queueing.worker_limit = MAXIMUM_EVENTS_AT_WORK
     kopf_settings.queueing.idle_timeout = IDLE_SECONDS
     kopf_settings.watching.inactivity_timeout = settings.watch_inactivity_seconds
