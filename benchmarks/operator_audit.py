@@ -43,11 +43,14 @@ def is_gang_pod(write: Write) -> bool:
 
 
 def own_writes(writes: Iterable[Write], controllers: Sequence[str]) -> Counter[str]:
-    """What controllers wrote beyond new pods and events, by verb and resource."""
+    """What controllers changed beyond new pods and events, by verb and resource."""
     return Counter(
         f"{write.verb} {write.resource}"
         for write in writes
-        if write.user in controllers and write.resource != "events" and not is_new_pod(write)
+        if write.user in controllers
+        and write.code < 300
+        and write.resource != "events"
+        and not is_new_pod(write)
     )
 
 

@@ -43,16 +43,17 @@ def write(user, verb, resource, *, name="", code=200, received=0, answered=0):
     return Write(user, "agent", verb, resource, "team", name, code, received_at, answered_at)
 
 
-def test_own_writes_are_those_of_the_controllers_without_new_pods_and_events():
+def test_own_writes_are_what_the_controllers_changed_without_new_pods_and_events():
     writes = [
         write(OPERATOR, "create", "pods", code=201),
-        write(OPERATOR, "create", "pods", code=409),
+        write(OPERATOR, "create", "configmaps", code=201),
+        write(OPERATOR, "create", "configmaps", code=409),
         write(OPERATOR, "create", "events", code=201),
         write(OPERATOR, "patch", "trainingruns/status"),
         write(JOB_CONTROLLER, "patch", "pods"),
         write("system:kube-scheduler", "create", "pods/binding", code=201),
     ]
-    assert own_writes(writes, (OPERATOR,)) == {"create pods": 1, "patch trainingruns/status": 1}
+    assert own_writes(writes, (OPERATOR,)) == {"create configmaps": 1, "patch trainingruns/status": 1}
     assert own_writes(writes, (OPERATOR, JOB_CONTROLLER)).total() == 3
 
 
