@@ -167,6 +167,9 @@ def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
     deepspeed_engine, _, _, _ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=engine_config(plan), dist_init_required=False
     )
+    if ranks.world_size == 1 and effective_zero_stage(plan) == 0:
+        # DeepSpeed would copy all gradients to a flat buffer, add up those of nobody, and copy them back.
+        deepspeed_engine.enable_backward_allreduce = False
     return Engine(
         deepspeed_engine=deepspeed_engine,
         optimizer=optimizer,
