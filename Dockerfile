@@ -24,6 +24,7 @@ RUN ["uv", "pip", "install", "--no-cache", "--compile-bytecode", "--python", "/o
      "--constraints", "constraints.txt", \
      "trainyard[operator] @ file:///wheels/trainyard-0.1.0-py3-none-any.whl"]
 
+# DeepSpeed comes as source, and its build needs neither a compiler nor PyTorch.
 FROM builder AS trainer-environment
 RUN ["uv", "venv", "/opt/trainyard"]
 RUN ["uv", "pip", "install", "--no-cache", "--compile-bytecode", "--python", "/opt/trainyard/bin/python", \

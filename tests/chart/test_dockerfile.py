@@ -158,7 +158,7 @@ def run_python(environment: Path, *arguments: str) -> subprocess.CompletedProces
         cwd=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         env={"PATH": "/usr/bin:/bin"},
     )
