@@ -53,7 +53,7 @@ class Api:
         self._session = aiohttp.ClientSession(
             self._server,
             connector=aiohttp.TCPConnector(ssl=self._context, limit=CONCURRENCY + 8),
-            headers={"Content-Type": "application/json", "User-Agent": "benchmark"},
+            headers={"User-Agent": "benchmark"},
             read_bufsize=_LINE_BYTES,
             timeout=aiohttp.ClientTimeout(total=None),
         )
@@ -65,13 +65,16 @@ class Api:
         """Close them."""
         await self._session.close()
 
-    async def send(self, method: str, path: str, body: bytes | None = None) -> Object:
+    async def send(
+        self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
+    ) -> Object:
         """One request.
 
         Raises:
             BenchmarkError: it failed.
         """
-        async with self._slots, self._session.request(method, path, data=body) as answer:
+        headers = {"Content-Type": content_type}
+        async with self._slots, self._session.request(method, path, data=body, headers=headers) as answer:
             content = await answer.read()
             if answer.status >= 300:
                 raise BenchmarkError(f"{method} {path}: {answer.status} {content[:500]!r}")
@@ -82,6 +85,11 @@ class Api:
         """Create objects, as many at a time as CONCURRENCY says."""
         bodies = [json.dumps(document).encode() for document in documents]
         return list(await asyncio.gather(*(self.send("POST", path, body) for body in bodies)))
+
+    async def merge_all(self, path: str, names: Sequence[str], change: Object) -> None:
+        """Change objects of a collection alike."""
+        body, kind = json.dumps(change).encode(), "application/merge-patch+json"
+        await asyncio.gather(*(self.send("PATCH", f"{path}/{name}", body, kind) for name in names))
 
     async def items(self, path: str, selector: str = "") -> list[Object]:
         """All objects of a collection."""

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from operator_api import JOBS, PODS, RUNS, SERVICES, TRAINS_ON, Api, bare_gang, bare_job, run_document
 from operator_audit import JOB_CONTROLLER, OPERATOR, Recording, is_gang_pod, is_new_pod, seconds_between
-from operator_cluster import Ground
+from operator_cluster import Ground, poll
 
 from tests.cluster.audit import Write
 
 TRAINYARD = "Trainyard"
+PREPARED = "Trainyard, prepared before"
 DEFAULT_JOB = "Job, 20 requests/s"
 RAISED_JOB = "Job, 1,000 requests/s"
 LOADER = "loader"
@@ -42,6 +43,7 @@ def burst_arms(ground: Ground, load: Load) -> dict[str, Callable[[], float]]:
     """Each makes all gangs at once; seconds from the first request to the answer of the last pod's."""
     return {
         TRAINYARD: lambda: _trainyard_burst(ground, load),
+        PREPARED: lambda: _resumed_burst(ground, load),
         DEFAULT_JOB: lambda: _job_burst(ground, load, None),
         RAISED_JOB: lambda: _job_burst(ground, load, RAISED_LIMIT),
         LOADER: lambda: _loader_burst(ground, load),
@@ -60,6 +62,39 @@ def _trainyard_burst(ground: Ground, load: Load) -> float:
         asyncio.run(create())
         recording.wait_for_pods(load.pods, marker="-t0-")
         return _span(recording.writes(), is_gang_pod)
+
+
+def _resumed_burst(ground: Ground, load: Load) -> float:
+    """The same runs once more: suspended when they train, and resumed at once.
+
+    Their data is prepared, so that this is about gangs alone, as the bare arms are.
+    """
+    with ground.namespace() as namespace, ground.operator():
+        recording = Recording.begin(ground.audit, namespace)
+        path = RUNS.format(namespace)
+
+        async def create_and_suspend() -> None:
+            async with Api(ground.kubeconfig) as api:
+                documents = [run_document(name, load.nodes, TRAINS_ON) for name in load.names]
+                await api.create_all(path, documents)
+                await asyncio.to_thread(recording.wait_for_pods, load.pods, marker="-t0-")
+                await api.merge_all(path, load.names, {"spec": {"suspend": True}})
+
+                async def are_suspended() -> bool:
+                    runs = await api.items(path)
+                    return all(run.get("status", {}).get("phase") == "Suspended" for run in runs)
+
+                await poll(are_suspended, "all runs are suspended")
+
+        async def resume() -> None:
+            async with Api(ground.kubeconfig) as api:
+                await api.merge_all(path, load.names, {"spec": {"suspend": False}})
+
+        asyncio.run(create_and_suspend())
+        resumed = Recording.begin(ground.audit, namespace)
+        asyncio.run(resume())
+        resumed.wait_for_pods(load.pods, marker="-t1-")
+        return _span(resumed.writes(), is_new_pod)
 
 
 def _job_burst(ground: Ground, load: Load, limit: int | None) -> float:
@@ -96,11 +131,7 @@ def _loader_burst(ground: Ground, load: Load) -> float:
 
 def _span(writes: list[Write], is_last: Callable[[Write], bool]) -> float:
     """Seconds from the first request for a run, a Job or a pod to the answer of the last pod."""
-    begin = [
-        write
-        for write in writes
-        if write.verb == "create" and write.resource in {"trainingruns", "jobs", "pods"}
-    ]
+    begin = [write for write in writes if write.resource in {"trainingruns", "jobs", "pods"}]
     first = min(begin, key=lambda write: write.received_at)
     last = max(filter(is_last, writes), key=lambda write: write.answered_at)
     return seconds_between(first, last)

@@ -1,7 +1,8 @@
 """The operator against Kubernetes' own Job controller and a bare loader, on a real control plane.
 
 first-pod   from the creation of a run to its first pod, one at a time, against a bare Indexed Job
-burst       300 runs of 4 pods at once, against Jobs at default and raised limits, and a loader (the ceiling)
+burst       300 runs of 4 pods at once, against Jobs at default and raised limits, and a loader (the ceiling):
+            new runs, which prepare their data first, and runs whose data is prepared, resumed at once
 gang        one run of 500 pods, against the same
 writes      requests that change something, from create to complete, for runs of 4 and of 64 pods
 thousand    memory, CPU and writes with 1,000 runs that train, and what becomes of their progress reports
@@ -31,6 +32,7 @@ from operator_api import ENDS_SOON, JOBS, RUNS, SERVICES, Api, bare_job, run_doc
 from operator_arms import (
     DEFAULT_JOB,
     LOADER,
+    PREPARED,
     RAISED_JOB,
     TRAINYARD,
     FirstPods,
@@ -127,9 +129,10 @@ def bursts(ground: Ground, report: Report, load: Load, repeats: int) -> None:
     for name, seconds in found.items():
         report.add(median_of(f"{title}, {name}", seconds, "s"))
     compared: dict[str, Target] = {DEFAULT_JOB: at_most(0.25), RAISED_JOB: at_most(1.0)}
-    for name, target in compared.items():
-        report.add(ratio(f"{title}, Trainyard / {name}", found, TRAINYARD, name, target))
-    report.add(ratio(f"{title}, Trainyard's rate / the loader's", found, LOADER, TRAINYARD, at_least(0.8)))
+    for own in (TRAINYARD, PREPARED):
+        for name, target in compared.items():
+            report.add(ratio(f"{title}, {own} / {name}", found, own, name, target))
+        report.add(ratio(f"{title}, rate of {own} / the loader's", found, LOADER, own, at_least(0.8)))
 
 
 def writes(ground: Ground, report: Report, size: Size) -> None:
