@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.cluster.director import Director, End, Place
+from tests.cluster.images import BASE_IMAGE
 from tests.cluster.operator_process import PROGRESS_SERVICE, Installation, OperatorProcess
 from tests.cluster.real_pods import PYTHON, real_pod_spec, shared_folder_claim
 from tests.cluster.rest import Object, Rest
@@ -73,10 +74,11 @@ def spec_of_run() -> Object:
     template = real_pod_spec(
         "trainer", env=[{"name": "PATH", "value": f"{Path(PYTHON).parent}:/usr/bin:/bin"}]
     )
+    del template["containers"][0]["image"]
     changes = {
         "training__budget": {"steps": STEPS},
         "checkpoint": {"everySteps": EVERY_STEPS, "keep": 2},
-        "workers": {"nodes": 2, "processesPerNode": 1, "podTemplate": {"spec": template}},
+        "workers": {"nodes": 2, "image": BASE_IMAGE, "podTemplate": {"spec": template}},
     }
     spec: Object = document(Path("/data/paragraphs.jsonl"), NAME, **changes)["spec"]
     return spec

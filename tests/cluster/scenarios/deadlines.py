@@ -1,6 +1,9 @@
 """Deadlines that depend on what the processes report."""
 
+from functools import partial
+
 from tests.cluster.director import Place, everything_succeeds, training_goes_on
+from tests.cluster.rest import Object
 from tests.cluster.scenarios.registry import scenario
 from tests.cluster.scene import Scene, attempts_of, condition_of
 
@@ -43,17 +46,20 @@ def what_the_processes_report_is_in_the_status_within_seconds(scene: Scene) -> N
     scene.wait_for_phase("Succeeded")
 
 
+def has_checkpoint(step: int, status: Object) -> bool:
+    """Whether a status tells of a checkpoint."""
+    return bool(status.get("checkpoint", {}).get("step") == step)
+
+
 @scenario()
 def a_fault_after_a_newer_checkpoint_does_not_count_with_older_ones(scene: Scene) -> None:
     scene.play(training_goes_on)
     scene.create(restartPolicy={"maxRestarts": 1})
     for attempt in range(3):
         pod = scene.wait_for_gang(attempt)[Place("train", attempt, 0)]
-        assert scene.report(pod, step=10 * attempt + 10, checkpoint_step=10 * attempt + 10) == 200
-        scene.wait_for(
-            lambda status, step=10 * attempt + 10: status.get("checkpoint", {}).get("step") == step,
-            "the checkpoint",
-        )
+        step = 10 * attempt + 10
+        assert scene.report(pod, step=step, checkpoint_step=step) == 200
+        scene.wait_for(partial(has_checkpoint, step), f"the checkpoint of step {step}")
         scene.rest.delete("pods", scene.namespace, pod["metadata"]["name"])
     scene.wait_for_gang(3)
     scene.play(everything_succeeds)
