@@ -89,7 +89,9 @@ def kubelet_cluster(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster
 def crd(cluster: Cluster) -> Path:
     """The CustomResourceDefinition's file, applied and served."""
     cluster.kubectl.run("apply", "--server-side", "-f", str(_CRD))
-    cluster.kubectl.wait("condition=Established", "-f", str(_CRD))
+    # Not `condition=Established`, which fails at once on a CRD that has no conditions yet.
+    established = 'jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
+    cluster.kubectl.wait(established, "-f", str(_CRD))
     return _CRD
 
 
