@@ -30,6 +30,19 @@ from trainyard_operator.work_queue import WorkQueue
 LOGGER = logging.getLogger(__name__)
 
 
+UNHURRIED_PER_SECOND = 25.0
+"""Status writes that tell of no end and no decision, when many runs wait for one.
+
+A status is the costliest thing to write: the API server needs several times as long as for a pod.
+"""
+
+
+def patience(settings: Settings, num_waiting: int) -> float:
+    """How many seconds such a write may wait: longer in a rush, so that telling does not hold up doing."""
+    rush = min(settings.progress_seconds, num_waiting / UNHURRIED_PER_SECOND)
+    return max(settings.status_seconds, rush)
+
+
 @dataclass(frozen=True)
 class Listeners:
     """Who else wants to know what passes find."""
@@ -121,7 +134,7 @@ class Reconciler:
         now = self._clock()
         if need is Urgency.SOON:
             noticed_at = self._noticed_at.setdefault(key, now)
-            return noticed_at + self._settings.status_seconds - now
+            return noticed_at + patience(self._settings, len(self._noticed_at)) - now
         if need is Urgency.PROGRESS:
             return self._written_at.get(key, now - self._settings.progress_seconds) + (
                 self._settings.progress_seconds - now
