@@ -215,6 +215,10 @@ def thousand(ground: Ground, report: Report, size: Size) -> None:
             f"{told.posts_per_second:.1f} reports/s; the operator used {told.cpu_percent:.0f} % of a core"
         )
         report.add(Figure(f"{title} report: status patches", told.patches_per_second, "1/s", at_most(100.0)))
+        for cause, number in Counter(told.refused).most_common(3):
+            report.say(f"{number} reports were not accepted: {cause}")
+        share = 100.0 * len(told.refused) / (len(told.staleness) + told.unseen + len(told.refused))
+        report.add(Figure(f"{title} report: reports that were not accepted", share, "%", at_most(1.0)))
         staleness = percentile(told.staleness, 0.99)
         report.add(
             Figure(

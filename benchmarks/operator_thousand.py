@@ -85,6 +85,8 @@ class Reporting:
 
     staleness: list[float] = field(default_factory=list)
     """Of each report: seconds from its acceptance until the status had it, or a newer one."""
+    refused: list[str] = field(default_factory=list)
+    """Why reports were not accepted; the next one follows at its time, as the trainer's does."""
     unseen: int = 0
     """Reports that no status ever had."""
     posts_per_second: float = 0.0
@@ -212,8 +214,12 @@ async def _report(target: _Target, first: float, end: float, reporting: Reportin
     step, due = 1, first
     while due < end:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        await target.post(step)
-        reporting.accepted(target.name, step, time.monotonic())
+        try:
+            await target.post(step)
+        except (OSError, BenchmarkError) as error:
+            reporting.refused.append(f"{type(error).__name__}: {error}")
+        else:
+            reporting.accepted(target.name, step, time.monotonic())
         step, due = step + 1, due + INTERVAL_SECONDS
 
 
