@@ -43,7 +43,6 @@ def plan_file(tmp_path, source):
     )
     file = tmp_path / "plan.json"
     file.write_text(plan.model_dump_json(by_alias=True))
-    (tmp_path / "storage" / "test").mkdir(parents=True)
     return file, plan
 
 

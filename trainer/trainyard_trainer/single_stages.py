@@ -97,7 +97,10 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     stop = StopRequest()
     stop.install()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
-    reporter = PrepareReporter(Path(plan.paths.run_folder), plan.attempt)
+    # In a pod nobody has made it: preparation is the first thing that a run does.
+    run_folder = Path(plan.paths.run_folder)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    reporter = PrepareReporter(run_folder, plan.attempt)
     write_lines_at_once()
     with explained(os.environ), recorded(Path(plan.paths.logs), Stage.PREPARE):
         prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
