@@ -217,6 +217,11 @@ class Scene:
 
         return self.rest.wait("events", self.namespace, found, seconds, f"events {reasons}") or []
 
+    def events(self, name: str = NAME) -> list[str]:
+        """The reasons of the events that a run has now."""
+        found = self.rest.list("events", self.namespace)
+        return [str(event["reason"]) for event in found if _is_about(event, name)]
+
     def check_places(self, run: Object, *places: tuple[str, int, int]) -> None:
         """Check that exactly these pods were ever made for a run, each of them once."""
         made = self.director.pods_at(self.namespace, run["metadata"]["uid"])

@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 30.0
 LARGEST_BODY = 16 * 1024 * 1024
 _ANSWER_SECONDS = 60.0
+_FAREWELL_SECONDS = 0.3
 _CONNECTION_HEADERS = frozenset({"connection", "host", "content-length", "transfer-encoding", "keep-alive"})
 
 
@@ -170,6 +171,12 @@ class ApiProxy:
         self._break(0)
         await self._runner.cleanup()
         await self._session.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        # Connections are closed by callbacks; those of TLS take leave of the API server first.
+        await asyncio.sleep(_FAREWELL_SECONDS)
 
     def _in_loop(self, action: Callable[[], None]) -> None:
         """Do something in the proxy's thread, and wait until it is done."""
@@ -215,8 +222,10 @@ class ApiProxy:
             name: value for name, value in request.headers.items() if name.lower() not in _CONNECTION_HEADERS
         }
         headers["Accept-Encoding"] = "identity"
+        body = await request.read()
+        # Without a body there must be no type of it either.
         return await self._session.request(
-            request.method, f"{self._server}{request.path_qs}", headers=headers, data=await request.read()
+            request.method, f"{self._server}{request.path_qs}", headers=headers, data=body or None
         )
 
     @staticmethod
