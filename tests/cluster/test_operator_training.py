@@ -21,9 +21,9 @@ from tests.support.local_runs import write_excerpt
 from tests.support.runs import document
 from trainyard_api.names import PodEnvironment
 
-pytestmark = [pytest.mark.kubelet, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kubelet, pytest.mark.timeout(2400)]
 
-STAGE_SECONDS = 300.0
+STAGE_SECONDS = 600.0
 """Enough for a stage with its start-up on a busy machine."""
 NUM_RECORDS = 2_000
 STEPS = 400
