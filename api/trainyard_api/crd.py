@@ -8,7 +8,7 @@ import yaml
 
 from trainyard_api.immutability import has_mutable_part, is_mutable
 from trainyard_api.model import ApiModel
-from trainyard_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAMES, SINGULAR, VERSION
+from trainyard_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAMES, SINGULAR, VERSION, File
 from trainyard_api.rules.all_rules import ALL_RULES
 from trainyard_api.schema_tree import Node, is_free_form, schema_tree
 from trainyard_api.spec import TrainingRun
@@ -139,7 +139,12 @@ def _root_schema() -> Node:
             {
                 "rule": "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
                 "message": "metadata.name becomes part of host names. Use at most 63 characters, no dots",
-            }
+            },
+            {
+                "rule": f"self.metadata.name != '{File.PREPARED}'",
+                "message": f"metadata.name '{File.PREPARED}' is the folder of the prepared data of all runs. "
+                "Give the run another name",
+            },
         ],
     }
 

@@ -89,8 +89,12 @@ def make_run(tmp_path, monkeypatch):
         num_entries = make_tokenizer(tokenizer_folder)
         manifest = Manifest(
             hash="d" * 64,
-            unigram_entropy=6.0,
-            tokenizer=SimpleNamespace(vocabulary_size=num_entries, pad_token_id=0),
+            base_model=None,
+            unigram_entropy=6.4,
+            frequency_loss=6.0,
+            tokenizer=SimpleNamespace(
+                vocabulary_size=num_entries, pad_token_id=0, prefix_token_id=2, suffix_token_id=3
+            ),
         )
         prepared = SimpleNamespace(manifest=manifest, tokenizer_folder=tokenizer_folder)
         monkeypatch.setattr(export_module, "open_prepared", lambda _folder: prepared)

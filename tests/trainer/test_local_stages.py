@@ -150,8 +150,8 @@ def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path):
     assert done.returncode == ExitCode.INVALID_CONFIGURATION
 
 
-def test_the_summary_compares_the_loss_with_the_entropy_of_the_corpus(tmp_path):
-    (tmp_path / "data.json").write_text('{"unigramEntropy": 6.5}')
+def test_the_summary_compares_the_loss_with_what_needs_no_context(tmp_path):
+    (tmp_path / "data.json").write_text('{"unigramEntropy": 6.5, "frequencyLoss": 5.92}')
     status = TrainingRunStatus(
         phase="Succeeded",
         progress=Progress(stage="Train", step=1200, tokens=5_000_000, evaluation_loss=3.0, updated_at=TIME),
@@ -160,6 +160,9 @@ def test_the_summary_compares_the_loss_with_the_entropy_of_the_corpus(tmp_path):
     assert summary_lines(status, tmp_path, None) == [
         f"Succeeded: {tmp_path}",
         "steps 1,200, tokens 5,000,000",
-        "evaluation loss 3.0000 nats (perplexity 20.1); unigram entropy of the corpus 6.5000 nats",
+        (
+            "evaluation loss 3.0000 nats (perplexity 20.1); token frequencies alone give 5.9200 at best, "
+            "and the corpus's unigram entropy is 6.5000"
+        ),
         "model (743,552 parameters): file:///m",
     ]

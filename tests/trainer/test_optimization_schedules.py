@@ -1,5 +1,7 @@
 """Learning rate and budgets as pure functions."""
 
+from math import cos, pi, sqrt
+
 import pytest
 
 from trainyard_api.spec import Budget, Schedule
@@ -12,21 +14,28 @@ from trainyard_trainer.optimization.schedules import learning_rate_factor
     [
         (Schedule(name="Constant"), {0: 1.0, 50: 1.0, 99: 1.0}),
         (Schedule(name="Constant", warmup_steps=10), {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 99: 1.0}),
-        (Schedule(name="Linear"), {0: 0.99, 49: 0.5, 99: 0.0}),
-        (Schedule(name="Linear", warmup_steps=20), {9: 0.5, 19: 1.0, 59: 0.5, 99: 0.0}),
-        (Schedule(name="Linear", minimum_ratio=0.1), {49: 0.55, 99: 0.1}),
-        (Schedule(name="Cosine"), {49: 0.5, 99: 0.0}),
-        (Schedule(name="Cosine", minimum_ratio=0.2), {49: 0.6, 99: 0.2}),
+        (Schedule(name="Linear"), {0: 100 / 101, 49: 51 / 101, 99: 1 / 101}),
+        (Schedule(name="Linear", warmup_steps=20), {9: 0.5, 19: 1.0, 59: 41 / 81, 99: 1 / 81}),
+        (Schedule(name="Linear", minimum_ratio=0.1), {99: 0.1 + 0.9 / 101}),
+        (Schedule(name="Cosine"), {49: 0.5 + 0.5 * cos(pi * 50 / 101), 99: 0.5 + 0.5 * cos(pi * 100 / 101)}),
+        (Schedule(name="Cosine", minimum_ratio=0.2), {99: 0.2 + 0.4 * (1 + cos(pi * 100 / 101))}),
         (
             Schedule(name="WarmupStableDecay", warmup_steps=10, decay_steps=20, decay_shape="Linear"),
-            {0: 0.1, 10: 1.0, 79: 1.0, 89: 0.5, 99: 0.0},
+            {0: 0.1, 10: 1.0, 79: 1.0, 80: 20 / 21, 99: 1 / 21},
         ),
-        (Schedule(name="WarmupStableDecay", decay_steps=40), {59: 1.0, 69: 0.5, 99: 0.0}),
-        (Schedule(name="WarmupStableDecay", decay_shape="Linear"), {89: 1.0, 94: 0.5, 99: 0.0}),
+        (Schedule(name="WarmupStableDecay", decay_steps=40), {59: 1.0, 99: 1 - sqrt(40 / 41)}),
+        (Schedule(name="WarmupStableDecay", decay_shape="Linear"), {89: 1.0, 90: 10 / 11, 99: 1 / 11}),
     ],
 )
 def test_the_factor_follows_the_schedule(schedule: Schedule, expected: dict[int, float]) -> None:
     assert {step: learning_rate_factor(schedule, step, 100) for step in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Cosine", "WarmupStableDecay"])
+@pytest.mark.parametrize("total_steps", [1, 2, 10])
+def test_every_step_of_a_run_however_short_learns(name: str, total_steps: int) -> None:
+    schedule = Schedule.model_validate({"name": name})
+    assert all(learning_rate_factor(schedule, step, total_steps) > 0.01 for step in range(total_steps))
 
 
 def test_the_factor_stays_at_its_end_after_the_last_step() -> None:

@@ -152,6 +152,7 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
         seed=plan.spec.training.seed,
         evaluation_loss=state.evaluation_loss,
         unigram_entropy=data.manifest.unigram_entropy,
+        frequency_loss=data.manifest.frequency_loss,
         data_hash=data.manifest.hash,
         base=_base(Path(plan.paths.run_folder), data),
         data=data.manifest.model_dump(mode="json", by_alias=True),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from trainyard_api.errors import StorageFullError, TrainyardError, TransientError
+from trainyard_api.errors import ConfigurationError, StorageFullError, TrainyardError, TransientError
 from trainyard_api.names import ExitCode, Reason
 from trainyard_api.plan import RunPlan
 from trainyard_api.progress import ExitRecord
@@ -22,6 +22,9 @@ from trainyard_trainer.signals import StopRequest
 
 LAST_REPORT_SECONDS = 5.0
 """How long the last report may take when training ended in order; after a fault nobody waits for it."""
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+"""Words of PyTorch's allocators, on accelerators and on a CPU."""
 
 LOST_PEER_WORDS = (
     "Connection closed by peer",
@@ -79,6 +82,12 @@ def translate(error: Exception) -> TrainyardError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError(
             str(error.filename or "the run folder"), "no space is left", "Free space and start the run again"
+        )
+    if isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY_WORDS):
+        return ConfigurationError(
+            "spec.training.microBatchSize",
+            f"memory ran out ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            "Lower it or data.sequenceLength, raise deepspeed.zeroStage, or give the workers more memory",
         )
     if isinstance(error, RuntimeError) and any(word in str(error) for word in LOST_PEER_WORDS):
         return TransientError("the gang", f"another process was lost ({error})", "The gang starts again")

@@ -95,18 +95,19 @@ def summary(facts: RunFacts) -> str:
 
 
 def verdict(facts: RunFacts) -> str:
-    """What the evaluation loss says against word frequencies, in one sentence."""
-    loss, entropy = evaluation_loss(facts), facts.unigram_entropy
+    """What the evaluation loss says against token frequencies, in one sentence."""
+    loss, without_context = evaluation_loss(facts), facts.frequency_loss
     if loss is None:
         return "The model has not been evaluated yet."
-    if entropy is None:
+    if without_context is None:
         return ""
-    if loss < entropy:
-        comparison, meaning = "below", "the model uses context, not only word frequencies"
+    if loss < without_context:
+        comparison, meaning = "below", "the model uses context, not only token frequencies"
     else:
         comparison, meaning = "above", "the model does not use context yet"
     return (
-        f"The evaluation loss is {abs(entropy - loss):.2f} nats {comparison} the unigram entropy: {meaning}."
+        f"The evaluation loss is {abs(without_context - loss):.2f} nats {comparison} {without_context:.2f}, "
+        f"the lowest that token frequencies alone can give: {meaning}."
     )
 
 
@@ -169,7 +170,7 @@ def plots(facts: RunFacts) -> list[Plot]:
 
 
 def loss_plot(facts: RunFacts, marks: list[tuple[float, str]]) -> Plot | None:
-    """Training and evaluation loss, with the unigram entropy as a line."""
+    """Training and evaluation loss, with the lowest loss without context as a line."""
     losses = [(record.step, record.loss) for record in facts.steps if record.loss is not None]
     evaluations = [
         (record.step, record.evaluation_loss)
@@ -178,10 +179,10 @@ def loss_plot(facts: RunFacts, marks: list[tuple[float, str]]) -> Plot | None:
     ]
     series = with_trend("training", losses)
     every_step = [step for step, _ in (*losses, *evaluations)]
-    if facts.unigram_entropy is not None and every_step:
-        entropy = facts.unigram_entropy
-        ends = [(min(every_step), entropy), (max(every_step), entropy)]
-        series.append(Series(f"unigram entropy {entropy:.3f}", ends, "reference"))
+    without_context = facts.frequency_loss
+    if without_context is not None and every_step:
+        ends = [(min(every_step), without_context), (max(every_step), without_context)]
+        series.append(Series(f"token frequencies alone {without_context:.3f}", ends, "reference"))
     if evaluations:
         label = f"evaluation, last {evaluations[-1][1]:.3f}"
         series.append(Series(label, evaluations, "evaluation", dots=True))

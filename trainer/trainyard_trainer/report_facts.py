@@ -61,8 +61,14 @@ class RunFacts:
 
     @property
     def unigram_entropy(self) -> float | None:
-        """Loss of predicting word frequencies only, in nats per token."""
+        """Entropy of the token frequencies of the training text, in nats per token."""
         value = self.data.get("unigramEntropy")
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def frequency_loss(self) -> float | None:
+        """Lowest loss of a model that knows token frequencies but no context."""
+        value = self.data.get("frequencyLoss")
         return float(value) if isinstance(value, int | float) else None
 
 

@@ -8,10 +8,17 @@ from trainyard_api.names import File
 from trainyard_api.status import TrainingRunStatus
 
 
-def unigram_entropy(run_folder: Path) -> float | None:
-    """Entropy of the token frequencies of the training text, in nats per token; None before Prepare."""
+def loss_line(loss: float, run_folder: Path) -> str:
+    """A loss beside what is known of the text without training."""
+    line = f"evaluation loss {loss:.4f} nats (perplexity {math.exp(min(loss, 700.0)):.1f})"
     file = run_folder / File.DATA
-    return float(json.loads(file.read_text())["unigramEntropy"]) if file.exists() else None
+    if not file.exists():
+        return line
+    data = json.loads(file.read_text(encoding="utf-8"))
+    return (
+        f"{line}; token frequencies alone give {data['frequencyLoss']:.4f} at best, "
+        f"and the corpus's unigram entropy is {data['unigramEntropy']:.4f}"
+    )
 
 
 def summary_lines(status: TrainingRunStatus, run_folder: Path, report: Path | None) -> list[str]:
@@ -23,12 +30,8 @@ def summary_lines(status: TrainingRunStatus, run_folder: Path, report: Path | No
     if status.progress is not None and status.progress.step:
         lines.append(f"steps {status.progress.step:,}, tokens {status.progress.tokens:,}")
     loss = status.progress.evaluation_loss if status.progress else None
-    entropy = unigram_entropy(run_folder)
-    if loss is not None and entropy is not None:
-        lines.append(
-            f"evaluation loss {loss:.4f} nats (perplexity {math.exp(loss):.1f}); "
-            f"unigram entropy of the corpus {entropy:.4f} nats"
-        )
+    if loss is not None:
+        lines.append(loss_line(loss, run_folder))
     if status.checkpoint is not None:
         lines.append(f"checkpoint of step {status.checkpoint.step:,}: {status.checkpoint.uri}")
     if status.model is not None:

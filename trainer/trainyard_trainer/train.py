@@ -249,9 +249,7 @@ def run(trainer: Trainer) -> ExitCode:
             loss = trainer.ranks.sums([loss_sum])[0] / counts.num_labels
             step_seconds = time.perf_counter() - started
             trainer.state = advance(trainer.state, counts, step_seconds)
-            if not math.isfinite(loss):
-                step = trainer.state.step
-                raise diverged(f"the loss of step {step} is {loss} (gradient norm {gradient_norm})")
+            check_finite(trainer, loss, gradient_norm)
             figures = StepFigures(
                 loss=loss,
                 gradient_norm=gradient_norm,
@@ -354,6 +352,18 @@ def advance(state: TrainState, counts: StepCounts, step_seconds: float) -> Train
             "train_seconds": state.train_seconds + step_seconds,
         }
     )
+
+
+def check_finite(trainer: Trainer, loss: float, gradient_norm: float) -> None:
+    """Refuse to go on from weights that are no numbers; under FP16 DeepSpeed skips a step that overflows.
+
+    Raises:
+        DivergedError: the loss or the gradient is not finite.
+    """
+    is_scaled = trainer.plan.spec.training.precision == "FP16"
+    if not math.isfinite(loss) or not (is_scaled or math.isfinite(gradient_norm)):
+        step = trainer.state.step
+        raise diverged(f"the loss of step {step} is {loss} (gradient norm {gradient_norm})")
 
 
 def diverged(problem: str) -> DivergedError:

@@ -102,7 +102,9 @@ class TrainingRecord(ApiModel):
     evaluation_loss: float | None = None
     """Loss on the held-out documents, in nats per predicted token."""
     unigram_entropy: float | None = None
-    """Loss of predicting word frequencies only, in nats per token of the training text."""
+    """Entropy of the token frequencies of the training text, in nats per token."""
+    frequency_loss: float | None = None
+    """Lowest loss of a model that knows token frequencies but no context, in nats per predicted token."""
     data_hash: str
     """Hash of the data manifest."""
     base: RecordedBase | None = None

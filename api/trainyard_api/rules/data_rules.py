@@ -3,22 +3,30 @@
 import re
 from collections.abc import Iterable
 
+from trainyard_api.names import File
 from trainyard_api.problems import Problem
 from trainyard_api.rules.rule import Check, Rule, predicate_rule
 from trainyard_api.spec import Source, TrainingRun
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"^[^/]+://[^/]*@")
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _HUB_MODEL = r"^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+@[0-9a-f]{40}$"
 _FORMATS_BY_ENDING = {".jsonl": "JsonLines", ".ndjson": "JsonLines", ".parquet": "Parquet"}
 
 
 def uri_problem(path: str, uri: str) -> Problem | None:
-    """What is wrong with the form of a URI, if anything: a bare path, or a host where a folder was meant."""
+    """What is wrong with the form of a URI: a bare path, credentials, or a host where a folder was meant."""
     if not _SCHEME.match(uri):
         absolute = uri if uri.startswith("/") else f"/path/to/{uri.removeprefix('./')}"
         return Problem(
             path, f"{uri!r} has no scheme", f"Write a URI with an absolute path: file://{absolute}"
+        )
+    if _CREDENTIALS.match(uri):
+        return Problem(
+            path,
+            "the URI holds a user name or password, which status, logs and the model's record would show",
+            "Remove it, and give the credentials by the environment of the workers",
         )
     if uri.lower().startswith("file://") and not uri[len("file://") :].startswith("/"):
         rest = uri[len("file://") :]
@@ -47,6 +55,12 @@ def _pretrained_uri_problems(run: TrainingRun) -> Iterable[Problem]:
     pretrained = run.spec.model.pretrained
     if pretrained is not None:
         yield from filter(None, [uri_problem("spec.model.pretrained.uri", pretrained.uri)])
+
+
+def _reserved_name_problems(run: TrainingRun) -> Iterable[Problem]:
+    """Names of runs that mean something else below the storage root."""
+    if run.metadata.name == File.PREPARED:
+        yield Problem("metadata.name", *_RESERVED_NAME)
 
 
 def _duplicate_name_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -98,16 +112,17 @@ def _format_by_ending(source: Source) -> str | None:
 
 
 def _uri_rule(path: str, check: Check) -> Rule:
-    """A URI has a scheme, and that of a file is absolute."""
+    """A URI has a scheme and no credentials, and that of a file is absolute."""
     node = path.rpartition(".")[0]
     return Rule(
         fields=(path,),
-        problem="uri has no scheme, or is a file:// URI that is not absolute",
+        problem="uri has no scheme, holds credentials, or is a file:// URI that is not absolute",
         remedy="Write a URI with an absolute path, such as file:///data/text/*.jsonl.gz",
         check=check,
         node=node,
         cel=(
             "!has(self.uri) || (self.uri.matches('^[a-zA-Z][a-zA-Z0-9+.-]*://') && "
+            "!self.uri.matches('^[^/]+://[^/]*@') && "
             "(!self.uri.matches('^(?i)file://') || self.uri.matches('^(?i)file:///')))"
         ),
         field=path,
@@ -127,8 +142,18 @@ def _format_cel() -> str:
 
 
 _SOURCES = "spec.data.sources[]"
+_RESERVED_NAME = (
+    f"'{File.PREPARED}' is the folder of the prepared data of all runs",
+    "Give the run another name",
+)
 
 DATA_RULES: tuple[Rule, ...] = (
+    Rule(
+        fields=("metadata.name",),
+        problem=_RESERVED_NAME[0],
+        remedy=_RESERVED_NAME[1],
+        check=_reserved_name_problems,  # the CRD says the same at its root, where metadata is
+    ),
     Rule(
         fields=(f"{_SOURCES}.name",),
         problem="two sources have the same name",

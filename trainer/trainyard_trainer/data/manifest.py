@@ -6,7 +6,7 @@ from typing import Any
 
 from trainyard_api.model import ApiModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when any file of a prepared folder changes its meaning; part of every key."""
 
 
@@ -185,6 +185,8 @@ class DataManifest(ApiModel):
     """The model that training starts from; not set where its weights are random."""
     unigram_entropy: float
     """Entropy of the token frequencies of the training text, in nats per token; special tokens left out."""
+    frequency_loss: float
+    """Lowest loss of a model that knows token frequencies but no context, in nats per predicted token."""
     train: SplitManifest
     """Rows to train on."""
     validation: SplitManifest

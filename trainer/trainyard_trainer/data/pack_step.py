@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainyard_trainer.data.dataset import PIECES, ROWS
 from trainyard_trainer.data.files import HashedFile
+from trainyard_trainer.data.frequencies import entropy, masked_frequency_loss
 from trainyard_trainer.data.manifest import FileRecord
 from trainyard_trainer.data.packing import Objective, cut_documents, one_piece_per_row, pack
 from trainyard_trainer.data.shards import TokenShard
@@ -81,22 +82,16 @@ def _pack(
         train.add(number, shard, lengths, copies)
         validation.add(number, shard, lengths, held_out.astype(np.int64))
         _count_tokens(frequencies, shard, copies, advance)
-    details: dict[str, Any] = {"unigramEntropy": entropy(frequencies)}
+    details: dict[str, Any] = {
+        "unigramEntropy": entropy(frequencies),
+        "maskedFrequencyLoss": masked_frequency_loss(frequencies),
+    }
     files: list[FileRecord] = []
     counts: dict[str, int] = {}
     for writer in (train, validation):
         files += writer.close()
         counts |= {f"{writer.name}_{name}": value for name, value in writer.counts.items()}
     return StepOutcome(tuple(files), counts, details)
-
-
-def entropy(frequencies: NDArray[np.int64]) -> float:
-    """Entropy in nats of a distribution given by counts; 0 when there are none."""
-    counted = frequencies[frequencies > 0].astype(np.float64)
-    if not len(counted):
-        return 0.0
-    probabilities = counted / counted.sum()
-    return float(-(probabilities * np.log(probabilities)).sum())
 
 
 @dataclass

@@ -338,6 +338,9 @@ class _Preparation:
             tokenizer=tokenizer,
             base_model=base.manifest if base is not None else None,
             unigram_entropy=packed.details["unigramEntropy"],
+            frequency_loss=packed.details[
+                "maskedFrequencyLoss" if self.objective == "MaskedLM" else "unigramEntropy"
+            ],
             train=train,
             validation=validation,
             packing_efficiency=train.tokens / positions,

@@ -12,11 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trainyard_trainer.data.frequencies import MASKED_FRACTION, RANDOM_FRACTION
+
 WORD_START = 0b01
 SPECIAL = 0b10
-
-MASKED_FRACTION = 0.8
-RANDOM_FRACTION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
