@@ -16,7 +16,7 @@ from tests.cluster.images import BASE_IMAGE
 from tests.cluster.operator_process import PROGRESS_SERVICE, Installation, OperatorProcess
 from tests.cluster.real_pods import PYTHON, real_pod_spec, shared_folder_claim
 from tests.cluster.rest import Object, Rest
-from tests.cluster.scene import CLAIM, NAME, Scene, attempts_of, opened_scene
+from tests.cluster.scene import CLAIM, NAME, Scene, attempts_of, condition_of, opened_scene
 from tests.support.local_runs import write_excerpt
 from tests.support.runs import document
 from trainyard_api.names import PodEnvironment
@@ -97,12 +97,15 @@ def rank_in(pod: str) -> psutil.Process:
 
 
 def wait_for_step(scene: Scene, attempt: int, step: int) -> Object:
-    """Wait until the status tells of a step of an attempt, past a checkpoint."""
+    """Wait until the status tells of a step of an attempt, past a checkpoint.
+
+    Progressing tells that this attempt has reported; until then the progress is that of the one before.
+    """
 
     def holds(status: Object) -> bool:
         return (
             status.get("attempt") == attempt
-            and status.get("phase") == "Running"
+            and condition_of(status, "Progressing").get("status") == "True"
             and status.get("progress", {}).get("stage") == "Train"
             and status["progress"].get("step", 0) >= step
             and status.get("checkpoint", {}).get("step", 0) >= EVERY_STEPS
