@@ -163,7 +163,10 @@ def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but
     scene.edit(suspend=True)
     suspended = scene.wait_for_phase("Suspended", STAGE_SECONDS)
     assert attempts_of(suspended) == ["Failed", "Preempted"]
-    scene.wait_for_pods(lambda pods: all(place.stage != "train" for place in pods), "no pod is left")
+    scene.wait_for_pods(
+        lambda pods: all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in pods.values()),
+        "nothing runs any more",
+    )
     saved = suspended["checkpoint"]["step"]
     assert saved >= after["progress"]["step"]
     scene.edit(suspend=False)
