@@ -183,6 +183,7 @@ def test_lines_are_printed_as_they_are_and_end_with_the_figures_of_the_run(tmp_p
         "Failed: /runs/x",
         "Failed: rank 1 [died]",
         "steps 1,420, tokens 5,000,000",
+        "evaluation loss 3.5000 nats (perplexity 33.1)",
         "checkpoint of step 1,400: file:///c/step-00001400",
         "report: /runs/x/report.html",
     ]
