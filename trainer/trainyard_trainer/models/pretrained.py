@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from trainyard_api.errors import ConfigurationError, DataError
@@ -90,6 +90,9 @@ def load_base_model(
     _check_files(folder, weights, base, where)
     with _only(folder, weights) as view, _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.spec.training.seed)
+        if objective == "CausalLM":
+            # Transformers looks for these settings of generation, and fails where it finds none.
+            GenerationConfig.from_model_config(config).save_pretrained(view)
         try:
             model, info = AUTO_CLASSES[objective].from_pretrained(
                 view,
