@@ -189,6 +189,9 @@ class Reconciler:
             LOGGER.info("%s: %s; again in %.1f s", key, outcome.refusal.message, delay)
             return
         self._queue.succeeded(key)
+        if outcome.begun:
+            # Pods that were there, and ended, before this operator was: no event tells of that.
+            self._queue.add(key)
         if decision.wake_after is not None:
             self._queue.add_after(key, decision.wake_after)
         if decision.stops:
