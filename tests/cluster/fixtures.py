@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ NUM_FAKE_NODES = 8
 _CRD = REPOSITORY / "manifests" / "crd.yaml"
 _LONGEST_NAMESPACE = 40
 _ACCOUNT_SECONDS = 60
+_CRD_SECONDS = 60
 _BUILD_ERROR = pytest.StashKey[str]()
 
 
@@ -89,9 +91,12 @@ def kubelet_cluster(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster
 def crd(cluster: Cluster) -> Path:
     """The CustomResourceDefinition's file, applied and served."""
     cluster.kubectl.run("apply", "--server-side", "-f", str(_CRD))
-    # Not `condition=Established`, which fails at once on a CRD that has no conditions yet.
-    established = 'jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
-    cluster.kubectl.wait(established, "-f", str(_CRD))
+    established = ("wait", "--for=condition=Established", "--timeout=10s", "-f", str(_CRD))
+    deadline = time.monotonic() + _CRD_SECONDS
+    # kubectl fails at once on a CRD that has no conditions yet.
+    while (done := cluster.kubectl.attempt(*established)).returncode != 0:
+        if time.monotonic() > deadline:
+            pytest.fail(f"the CRD is not served after {_CRD_SECONDS} s: {done.stderr}")
     return _CRD
 
 
