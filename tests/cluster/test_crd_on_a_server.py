@@ -43,7 +43,6 @@ ADMITTED = {
     "tpu-without-topology": FREE_FORM,
     "unsupported-bias": WHOLE_API,
     "unsupported-method": WHOLE_API,
-    "unsupported-model": WHOLE_API,
     "unsupported-preparation": WHOLE_API,
     "unsupported-storage": WHOLE_API,
 }
