@@ -1,5 +1,6 @@
 """The progress endpoint over real TLS: what it takes, what it refuses, and that a refusal changes nothing."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -357,11 +358,9 @@ def test_a_connection_without_a_request_is_closed(tmp_path, monkeypatch):
 def test_more_connections_than_the_bound_are_closed_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(progress_server, "MAXIMUM_CONNECTIONS", 2)
     with RunningEndpoint(tmp_path) as endpoint:
-        held = [open_request(endpoint, "POST /") for _ in range(2)]
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            open_request(endpoint, "POST / HTTP/1.1\r\n\r\n")
-        for connection in held:
-            connection.close()
+        with contextlib.ExitStack() as held, pytest.raises((ssl.SSLError, ConnectionError)):
+            for _ in range(3):
+                held.enter_context(open_request(endpoint, "POST /"))
 
 
 def test_a_client_that_trusts_another_authority_does_not_connect(endpoint):
