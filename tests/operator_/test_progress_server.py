@@ -357,10 +357,14 @@ def test_a_connection_without_a_request_is_closed(tmp_path, monkeypatch):
 
 def test_more_connections_than_the_bound_are_closed_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(progress_server, "MAXIMUM_CONNECTIONS", 2)
-    with RunningEndpoint(tmp_path) as endpoint:
-        with contextlib.ExitStack() as held, pytest.raises((ssl.SSLError, ConnectionError)):
+    with RunningEndpoint(tmp_path) as endpoint, contextlib.ExitStack() as held:
+
+        def open_three():
             for _ in range(3):
                 held.enter_context(open_request(endpoint, "POST /"))
+
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            open_three()
 
 
 def test_a_client_that_trusts_another_authority_does_not_connect(endpoint):
