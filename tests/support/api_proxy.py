@@ -115,7 +115,8 @@ class ApiProxy:
         """Status code that new watches are refused with; None lets them through."""
         self._streams: set[_Stream] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="api-proxy")
+        # A daemon: a proxy that doesn't end fails its test, and doesn't keep the process of all tests alive.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="api-proxy", daemon=True)
         self._port = 0
 
     def __enter__(self) -> Self:
@@ -161,7 +162,12 @@ class ApiProxy:
         application = web.Application(client_max_size=LARGEST_BODY)
         application.router.add_route("*", "/{anything:.*}", self._pass_on)
         self._runner = web.AppRunner(
-            application, access_log=None, handle_signals=False, auto_decompress=False, shutdown_timeout=0.0
+            application,
+            access_log=None,
+            handle_signals=False,
+            auto_decompress=False,
+            # aiohttp takes 0 for no limit, and a watch that opens meanwhile has no end of its own.
+            shutdown_timeout=_FAREWELL_SECONDS,
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, 0).start()

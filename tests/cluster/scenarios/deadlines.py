@@ -15,7 +15,9 @@ def a_gang_that_reports_no_further_step_is_restarted_as_stalled(scene: Scene) ->
     pod = scene.wait_for_gang(0)[Place("train", 0, 0)]
     assert scene.report(pod, step=3, checkpoint_step=2) == 200
     scene.wait_for_gang(1)
-    status = scene.wait_for(lambda status: status.get("restarts") == 1, "a restart")
+    # Pods come before the status that tells of them.
+    status = scene.wait_for(lambda status: len(status.get("attempts", [])) == 2, "a second attempt")
+    assert status["restarts"] == 1
     failure = status["attempts"][0]["failure"]
     assert (failure["reason"], status["attempts"][0]["exitCode"]) == ("Stalled", 75)
     assert status["attempts"][1]["startCheckpointStep"] == 2
