@@ -34,6 +34,8 @@ class HistoryRecord(ApiModel):
     """Training loss in nats per predicted token."""
     evaluation_loss: float | None = None
     """Loss on the held-out documents in nats per predicted token."""
+    metrics: dict[str, float] | None = None
+    """Metrics of the task on the held-out examples, by name."""
     learning_rate: float | None = None
     """Learning rate of the step."""
     gradient_norm: float | None = None

@@ -1,55 +1,30 @@
 """TrainingRun v1alpha1, the desired state: the only hand-written schema of Trainyard.
 
-The CRD, `docs/api.md` and the chart are generated from this file. Every docstring below a field becomes its
+What a run trains for stands in `spec_objectives.py`, the types of fields in `spec_types.py`. The CRD,
+`docs/api.md` and the chart are generated from these files. Every docstring below a field becomes its
 description there and in `kubectl explain`, so each states its unit. Rules across fields stand in `rules.py`.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from trainyard_api.model import ApiModel
-
-FreeForm = dict[str, JsonValue]
-"""An object whose shape belongs to another project (a pod template, a DeepSpeed configuration)."""
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-Uri = Annotated[str, Field(min_length=1, max_length=2048)]
-
-
-class Masking(ApiModel):
-    """Which tokens a masked language model has to predict."""
-
-    probability: Probability = 0.30
-    """Fraction of the tokens to predict in training, 0 to 1."""
-    evaluation_probability: Probability = 0.15
-    """Fraction of the tokens to predict in evaluation, 0 to 1; equal for all runs, so that losses compare."""
-    strategy: Literal["Token", "WholeWord"] = "WholeWord"
-    """Token chooses single tokens; WholeWord chooses all tokens of a word together."""
-
-
-class Pretraining(ApiModel):
-    """Train a language model on text without labels."""
-
-    objective: Literal["MaskedLM", "CausalLM"]
-    """MaskedLM predicts hidden tokens (encoders); CausalLM predicts the next token (decoders)."""
-    masking: Masking = Masking()
-    """Masking of the MaskedLM objective; not used by CausalLM."""
-
-
-class FineTuning(ApiModel):
-    """Adapt a pre-trained model to a task with labelled data."""
-
-    task: Literal[
-        "SequenceClassification", "TokenClassification", "InstructionTuning", "ContinuedPretraining"
-    ]
-    """What the model learns to do."""
+from trainyard_api.spec_objectives import (
+    FineTuning,
+    Pretraining,
+)
+from trainyard_api.spec_types import (
+    DnsLabel,
+    Fraction,
+    FreeForm,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Uri,
+)
 
 
 class ModelFromRun(ApiModel):
@@ -122,10 +97,22 @@ class Source(ApiModel):
     """Name of the source in manifests, metrics and reports."""
     uri: Uri
     """fsspec URI, or a glob of them, such as file:///data/*.jsonl.gz or s3://bucket/text/*.parquet."""
-    format: Literal["Text", "JsonLines", "Parquet"]
-    """Text, one JSON object per line, or Parquet; .gz, .bz2, .xz and .zst tell compression."""
+    format: Literal["Text", "JsonLines", "CSV", "Parquet"]
+    """Text, one JSON object per line, CSV with header, or Parquet; .gz, .bz2, .xz, .zst tell compression."""
     text_field: Annotated[str, Field(min_length=1, max_length=253)] = "text"
-    """Field or column that holds the text (JsonLines and Parquet)."""
+    """Field or column that holds the text (all formats but Text)."""
+    second_text_field: Annotated[str, Field(max_length=253)] = ""
+    """SequenceClassification of pairs: field that holds the second text."""
+    label_field: Annotated[str, Field(min_length=1, max_length=253)] = "label"
+    """SequenceClassification: field that holds the label, the list of labels (MultiLabel) or the number."""
+    words_field: Annotated[str, Field(min_length=1, max_length=253)] = "words"
+    """TokenClassification: field that holds the list of words."""
+    tags_field: Annotated[str, Field(min_length=1, max_length=253)] = "tags"
+    """TokenClassification: field that holds the list of labels, one per word."""
+    messages_field: Annotated[str, Field(min_length=1, max_length=253)] = "messages"
+    """InstructionTuning: field that holds the list of messages, each with role and content."""
+    split: Literal["ByHash", "Train", "Validation"] = "ByHash"
+    """Fine-tuning: whether documents are divided by data.validationFraction, or all belong to one part."""
     document_boundary: Literal["Record", "BlankLine", "Line"] = "Record"
     """What is one document: a whole record (Text: a file), or its parts between blank lines, or each line."""
     weight: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
@@ -202,6 +189,17 @@ class Budget(ApiModel):
     """Seconds of training over all attempts; preparation and waiting not counted."""
 
 
+class ParameterGroup(ApiModel):
+    """Settings of the parameters whose names fit a pattern."""
+
+    parameters: Annotated[str, Field(min_length=1, max_length=253)]
+    """Pattern of Transformers parameter names, such as *.bias or *embeddings*: * stands for anything."""
+    weight_decay: NonNegativeFloat | None = None
+    """Weight decay of them; the optimizer's, and 0 for norms, biases and other vectors, when not set."""
+    learning_rate_factor: NonNegativeFloat = 1.0
+    """Factor of the learning rate; 0 keeps them as they are."""
+
+
 class Optimizer(ApiModel):
     """The optimizer and its constants."""
 
@@ -221,6 +219,8 @@ class Optimizer(ApiModel):
     """Momentum (SGD)."""
     nesterov: bool = False
     """Whether SGD looks ahead (Nesterov)."""
+    parameter_groups: Annotated[list[ParameterGroup], Field(max_length=100)] = []
+    """Rules for groups of parameters; of the rules that fit a name, the first counts."""
 
 
 class Schedule(ApiModel):

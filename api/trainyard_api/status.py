@@ -47,6 +47,8 @@ class Progress(ApiModel):
     """Training loss of the last step, in nats per predicted token."""
     evaluation_loss: float | None = None
     """Loss on the held-out documents, in nats per predicted token."""
+    metrics: dict[str, float] | None = None
+    """Metrics of the task on the held-out examples, by name."""
     learning_rate: float | None = None
     """Learning rate of the last step."""
     gradient_norm: float | None = None
@@ -83,6 +85,8 @@ class ModelStatus(ApiModel):
     """Number of parameters, tied ones counted once."""
     evaluation_loss: float | None = None
     """Loss on the held-out documents, in nats per predicted token."""
+    metrics: dict[str, float] | None = None
+    """Metrics of the task on the held-out examples, by name."""
 
 
 class Failure(ApiModel):

@@ -7,7 +7,8 @@ from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import plan_batch
 from trainyard_api.problems import Problem
 from trainyard_api.rules.rule import Rule, predicate_rule
-from trainyard_api.spec import Masking, Optimizer, TrainingRun, TrainingRunSpec
+from trainyard_api.spec import Optimizer, TrainingRun, TrainingRunSpec
+from trainyard_api.spec_objectives import Masking
 
 _BATCH_FIELDS = (
     "spec.training.globalBatchSize",

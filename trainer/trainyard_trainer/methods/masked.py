@@ -6,7 +6,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from trainyard_api.spec import Masking
+from trainyard_api.spec_objectives import Masking
 from trainyard_trainer.data.dataset import Sample
 from trainyard_trainer.data.manifest import DataManifest
 from trainyard_trainer.methods.masking import (
