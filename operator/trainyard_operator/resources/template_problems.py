@@ -45,8 +45,10 @@ def _setting_problems(run: TrainingRun, defaults: WorkerDefaults) -> Iterator[Pr
 def _template_problems(run: TrainingRun, defaults: WorkerDefaults) -> list[Problem]:
     """The problems of podTemplate: its fields first, as a merge of wrong ones would only confuse."""
     template = run.spec.workers.pod_template
+    if not template:
+        return []
     problems = list(field_problems(template, TEMPLATE_PATH))
-    if problems or not template:
+    if problems:
         return problems
     owner = Owner(run.metadata.name, run.metadata.namespace, uid="")
     plan = plan_for_cluster(run, owner, 0, defaults)
