@@ -44,13 +44,13 @@ test: check cluster-binaries ## All checks, then all tests.
 	@$(BIN)/pytest --durations=15
 
 demo: init ## Pretrain a small BERT on the State of the Union addresses with 2 processes, and show its report.
-	@corpus=$$($(BIN)/python tools/fetch_corpora.py) && \
+	@corpus=$$($(BIN)/python -m tools.fetch_corpora) && \
 	$(BIN)/trainyard run manifests/samples/quickstart.yaml --output $(OUTPUT) --mount "$$corpus:/data/sotu" && \
 	$(BIN)/trainyard status $(OUTPUT)/quickstart && \
 	echo "The report: $$($(BIN)/trainyard report $(OUTPUT)/quickstart)"
 
-corpora: init ## Fetch the State of the Union corpus into the cache and print its folder.
-	@$(BIN)/python tools/fetch_corpora.py
+corpora: init ## Fetch the corpora of tests and examples into the cache and print their folders.
+	@$(BIN)/python -m tools.fetch_corpora sotu spam-assassin brown
 
 cluster-binaries: init ## Build the Kubernetes of the tests into the cache (10 minutes, once).
 	@$(BIN)/python -m tests.cluster.build

@@ -6,12 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).parents[1] / "tools" / "fetch_corpora.py"
+REPOSITORY = Path(__file__).parents[1]
 
 
 def sotu_folder() -> Path:
     """Folder with addresses.jsonl.gz and paragraphs.jsonl.gz, the State of the Union addresses."""
-    done = subprocess.run([sys.executable, str(TOOL)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.fetch_corpora"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return Path(done.stdout.strip().splitlines()[-1])
 
 

