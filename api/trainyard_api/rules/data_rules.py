@@ -12,6 +12,11 @@ _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"^[^/]+://[^/]*@")
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _HUB_MODEL = r"^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+@[0-9a-f]{40}$"
+KEEPS_TOKENIZER = (
+    "the model to start from has a vocabulary of its own; new tokens would get the rows of others",
+    "Remove spec.tokenizer to use the model's own, or set model.architecture to start anew",
+)
+"""Problem and remedy of a tokenizer that would be trained for a stored model."""
 _FORMATS_BY_ENDING = {".jsonl": "JsonLines", ".ndjson": "JsonLines", ".parquet": "Parquet"}
 
 
@@ -174,6 +179,23 @@ DATA_RULES: tuple[Rule, ...] = (
     _uri_rule(f"{_SOURCES}.uri", _source_uri_problems),
     _uri_rule("spec.tokenizer.uri", _tokenizer_uri_problems),
     _uri_rule("spec.model.pretrained.uri", _pretrained_uri_problems),
+    predicate_rule(
+        path="spec.tokenizer.train",
+        fields=("spec.model.pretrained", "spec.model.fromRun", "spec.tokenizer.train"),
+        holds=lambda spec: (
+            spec.model.architecture is not None
+            or (spec.model.pretrained is None and spec.model.from_run is None)
+            or spec.tokenizer is None
+            or spec.tokenizer.train is None
+        ),
+        problem=KEEPS_TOKENIZER[0],
+        remedy=KEEPS_TOKENIZER[1],
+        node="spec",
+        cel=(
+            "has(self.model.architecture) || !(has(self.model.pretrained) || has(self.model.fromRun)) || "
+            "!has(self.tokenizer) || !has(self.tokenizer.train)"
+        ),
+    ),
     predicate_rule(
         path="spec.model.pretrained.uri",
         fields=("spec.model.pretrained.uri",),

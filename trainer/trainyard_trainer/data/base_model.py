@@ -10,6 +10,7 @@ import fsspec
 
 from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_api.plan import RunPlan
+from trainyard_api.rules.data_rules import KEEPS_TOKENIZER
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_trainer.data.base_config import (
     CONFIG,
@@ -30,7 +31,7 @@ from trainyard_trainer.data.files import sha256_of_file, write_hashed
 from trainyard_trainer.data.manifest import BaseModelManifest, FileRecord, TokenizerManifest, content_hash
 from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.sources import LOCAL_PROTOCOLS, FileHashes, resolve_mounts
-from trainyard_trainer.data.special_tokens import KEEPS_TOKENIZER, Objective
+from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.training_record import TRAINING_RECORD
 

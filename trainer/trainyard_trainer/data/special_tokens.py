@@ -24,12 +24,6 @@ USUAL: dict[Role, tuple[str, ...]] = {
 }
 """Usual names of special tokens, for a tokenizer.json that comes without a configuration."""
 
-KEEPS_TOKENIZER = (
-    "the model to start from has a vocabulary of its own; new tokens would get the rows of others",
-    "Remove spec.tokenizer to use the model's own, or set model.architecture to start anew",
-)
-"""Problem and remedy of a tokenizer that would be trained for a stored model."""
-
 
 @dataclass(frozen=True)
 class SpecialTokens:

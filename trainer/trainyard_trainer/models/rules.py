@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from trainyard_api.problems import Problem
 from trainyard_api.rules.rule import Rule
 from trainyard_api.spec import TrainingRun
-from trainyard_trainer.data.special_tokens import KEEPS_TOKENIZER
 from trainyard_trainer.models.architecture import (
     OVERRIDES_PATH,
     architecture_problems,
@@ -40,14 +39,6 @@ def position_problems(run: TrainingRun) -> Iterable[Problem]:
         )
 
 
-def tokenizer_problems(run: TrainingRun) -> Iterable[Problem]:
-    """A new vocabulary for weights that were trained with another."""
-    model, tokenizer = run.spec.model, run.spec.tokenizer
-    starts = model.pretrained is not None or model.from_run is not None
-    if starts and tokenizer is not None and tokenizer.train is not None:
-        yield Problem("spec.tokenizer.train", *KEEPS_TOKENIZER)
-
-
 MODEL_RULES = (
     Rule(
         fields=_ARCHITECTURE_FIELDS,
@@ -60,12 +51,6 @@ MODEL_RULES = (
         problem="a row must not be longer than the model's positions",
         remedy="Lower data.sequenceLength or raise the model's positions",
         check=position_problems,
-    ),
-    Rule(
-        fields=("spec.model.pretrained", "spec.model.fromRun", "spec.tokenizer.train"),
-        problem="a stored model keeps its tokenizer",
-        remedy="Remove spec.tokenizer.train",
-        check=tokenizer_problems,
     ),
 )
 """The rules of this module, as `extra_rules` of `trainyard_api.validation`."""
