@@ -23,6 +23,8 @@ class Answer:
 
     code: int
     body: Object
+    retry_after: str
+    """Seconds after which it is worth another try; empty when it is not."""
 
 
 class _ServiceConnection(http.client.HTTPSConnection):
@@ -83,13 +85,24 @@ class Reporter:
 
     def __init__(self, rest: Rest, installation: Installation, operator: OperatorProcess) -> None:
         self._rest = rest
-        self._server_name = f"{PROGRESS_SERVICE}.{installation.namespace}.svc"
+        self.server_name = f"{PROGRESS_SERVICE}.{installation.namespace}.svc"
+        """Name that the replica has to prove."""
         self._operator = operator
 
-    def trust(self, namespace: str) -> ssl.SSLContext:
-        """What pods of a namespace trust: the authorities that the operator put there."""
+    @property
+    def port(self) -> int:
+        """Port of the replica on this machine."""
+        return self._operator.port
+
+    def authorities(self, namespace: str) -> str:
+        """What pods of a namespace trust: the certificates that the operator put there."""
         config_map = self._rest.get("configmaps", namespace, CA_CONFIG_MAP)
-        return ssl.create_default_context(cadata=config_map["data"]["ca.crt"])
+        certificates: str = config_map["data"]["ca.crt"]
+        return certificates
+
+    def trust(self, namespace: str) -> ssl.SSLContext:
+        """The same for a connection."""
+        return ssl.create_default_context(cadata=self.authorities(namespace))
 
     def post(
         self,
@@ -100,21 +113,24 @@ class Reporter:
         *,
         trust: ssl.SSLContext | None = None,
         content_type: str = "application/json",
+        path: str = "",
     ) -> Answer:
-        """Post a body for a run."""
+        """Post a body for a run, by Trainyard's protocol unless another path is given."""
         context = trust or self.trust(namespace)
-        connection = _ServiceConnection(self._server_name, self._operator.port, context)
+        connection = _ServiceConnection(self.server_name, self._operator.port, context)
         headers = {"Content-Type": content_type}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
             connection.request(
                 "POST",
-                progress_path(namespace, run),
+                path or progress_path(namespace, run),
                 body=body if isinstance(body, bytes) else json.dumps(body).encode(),
                 headers=headers,
             )
             answer = connection.getresponse()
-            return Answer(answer.status, json.loads(answer.read()))
+            return Answer(
+                answer.status, json.loads(answer.read()), answer.getheader("Retry-After", default="")
+            )
         finally:
             connection.close()

@@ -1,18 +1,27 @@
 """POSTs to the endpoint of a running operator, and what its /metrics tell of them."""
 
+import socket
 import ssl
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import KubeflowCallback
 
-from tests.cluster.director import Director, training_goes_on
+from tests.cluster.addresses import LOOPBACK
+from tests.cluster.director import Director, End, Place, training_goes_on
 from tests.cluster.locations import REPOSITORY
 from tests.cluster.operator_process import Installation, OperatorProcess
 from tests.cluster.reporter import Reporter, report_of, token_of
 from tests.cluster.rest import Object, Rest
-from tests.cluster.scene import NAME, Scene, opened_scene
+from tests.cluster.scene import NAME, Scene, condition_of, opened_scene
+from tests.cluster.steering import STAYS_WHEN_DELETED
 from trainyard_api.metrics import OPERATOR_METRICS, RUN_METRICS
-from trainyard_api.names import Label, Metric, OperatorMetric
+from trainyard_api.names import Label, Metric, OperatorMetric, PodEnvironment, kubeflow_status_path
 from trainyard_operator.progress_server import MAXIMUM_BODY_BYTES
 
 pytestmark = pytest.mark.control_plane
@@ -49,6 +58,22 @@ def scene(
         yield opened
 
 
+@pytest.fixture
+def lingering(
+    installation: Installation, operator: OperatorProcess, rest: Rest, director: Director
+) -> Iterator[Scene]:
+    """A run that trains in a namespace of its own, whose pods stay when they are deleted."""
+    reporter = Reporter(rest, installation, operator)
+    with opened_scene(rest, director, "progress-lingers", reporter=reporter) as opened:
+        opened.play(training_goes_on)
+        metadata = {"annotations": {STAYS_WHEN_DELETED: "true"}}
+        opened.create(workers={"podTemplate": {"metadata": metadata}})
+        opened.wait_for_condition("Running", "True", "StageStarted", "Train")
+        yield opened
+        for pod in opened.children("pods"):
+            rest.delete("pods", opened.namespace, pod["metadata"]["name"], grace_seconds=0)
+
+
 def pod_of(scene: Scene, run: str) -> Object:
     """The first training pod of a run."""
     labels = {Label.RUN: run, Label.STAGE: "train", Label.NODE_INDEX: "0"}
@@ -56,9 +81,9 @@ def pod_of(scene: Scene, run: str) -> Object:
     return next(pod for pod in pods if labels.items() <= pod["metadata"]["labels"].items())
 
 
-def posts(operator: OperatorProcess, outcome: str) -> float:
+def posts(operator: OperatorProcess, outcome: str, protocol: str = "trainyard") -> float:
     """How many POSTs had an outcome."""
-    series = f'{OperatorMetric.PROGRESS_POSTS}{{outcome="{outcome}",protocol="trainyard"}}'
+    series = f'{OperatorMetric.PROGRESS_POSTS}{{outcome="{outcome}",protocol="{protocol}"}}'
     return operator.metrics().get(series, 0.0)
 
 
@@ -157,6 +182,144 @@ def test_a_good_post_is_in_the_metrics_at_once_and_in_the_status_soon_and_both_e
     scene.delete("reported")
     scene.wait_until_nothing_is_left(run["metadata"]["uid"])
     operator.wait_until_untold('name="reported"')
+
+
+def test_only_the_paths_of_progress_are_there(scene: Scene) -> None:
+    assert scene.reporter is not None
+    answer = scene.reporter.post(scene.namespace, NAME, own(scene), GOOD, path="/progress")
+    assert (answer.code, answer.body["reason"]) == (404, "NotFound")
+
+
+def test_a_pod_that_outlives_its_run_tells_nothing_any_more(
+    operator: OperatorProcess, lingering: Scene
+) -> None:
+    assert lingering.reporter is not None
+    token = own(lingering)
+    assert lingering.report(pod_of(lingering, NAME), step=12) == 200
+    lingering.delete()
+    lingering.wait_until_gone()
+    series = f'namespace="{lingering.namespace}"'
+    operator.wait_until_untold(series)
+    lingering.wait_for_pods(
+        lambda pods: pods and all("deletionTimestamp" in pod["metadata"] for pod in pods.values()),
+        "the garbage collector has come, and the pods stay",
+    )
+    answer = lingering.reporter.post(lingering.namespace, NAME, token, GOOD)
+    assert (answer.code, answer.body["reason"]) == (403, "Forbidden")
+    assert series not in " ".join(operator.metrics())
+
+
+def test_a_pod_of_an_earlier_attempt_does_not_overwrite_what_a_later_one_told(
+    operator: OperatorProcess, lingering: Scene
+) -> None:
+    assert lingering.reporter is not None
+    token = own(lingering)
+    failing = Place("train", 0, 1)
+    lingering.play(lambda place: End(1) if place == failing else training_goes_on(place))
+    later = lingering.wait_for_gang(1)[Place("train", 1, 0)]
+    assert lingering.report(later, step=20) == 200
+    before = posts(operator, "stale")
+    answer = lingering.reporter.post(lingering.namespace, NAME, token, report_of(0, 99))
+    assert (answer.code, answer.body["reason"]) == (409, "Conflict")
+    assert posts(operator, "stale") == before + 1
+    assert operator.metrics()[step_series(lingering)] == 20.0
+
+
+def test_a_pod_that_posts_too_often_is_told_when_to_come_again_and_others_are_not(
+    operator: OperatorProcess, lingering: Scene
+) -> None:
+    reporter, token = lingering.reporter, own(lingering)
+    assert reporter is not None
+    before = posts(operator, "rate_limited")
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(
+            threads.map(lambda _: reporter.post(lingering.namespace, NAME, token, GOOD), range(60))
+        )
+    codes = Counter(answer.code for answer in answers)
+    assert codes.keys() == {200, 429}
+    assert all(int(answer.retry_after) >= 1 for answer in answers if answer.code == 429)
+    assert posts(operator, "rate_limited") == before + codes[429]
+    assert lingering.report(lingering.wait_for_gang(0)[Place("train", 0, 1)], step=12) == 200
+
+
+def step_series(scene: Scene) -> str:
+    """The series of a run's step."""
+    return f'{Metric.STEP}{{name="{NAME}",namespace="{scene.namespace}"}}'
+
+
+KUBEFLOW = {
+    "trainerStatus": {
+        "progressPercentage": 40,
+        "metrics": [{"name": "loss", "value": "2.5"}, {"name": "current_step", "value": "20"}],
+        "lastUpdatedTime": "2026-11-25T00:00:00Z",
+    }
+}
+"""An update by the protocol of Kubeflow Trainer."""
+
+
+KUBEFLOW_REFUSALS: dict[str, tuple[Callable[[Scene], str], Any, int, str]] = {
+    "no token": (no_token, KUBEFLOW, 401, "unauthenticated"),
+    "a token of another run's pod": (of_another_runs_pod, KUBEFLOW, 403, "forbidden"),
+    "a body that is too large": (own, b" " * (MAXIMUM_BODY_BYTES + 1), 413, "too_large"),
+    "more than all": (own, {"trainerStatus": {"progressPercentage": 140}}, 422, "invalid"),
+}
+
+
+@pytest.mark.parametrize("name", KUBEFLOW_REFUSALS)
+def test_the_protocol_of_kubeflow_trainer_is_guarded_alike(
+    operator: OperatorProcess, scene: Scene, name: str
+) -> None:
+    make_token, body, code, outcome = KUBEFLOW_REFUSALS[name]
+    assert scene.reporter is not None
+    before = posts(operator, outcome, "kubeflow")
+    path = kubeflow_status_path(scene.namespace, NAME)
+    answer = scene.reporter.post(scene.namespace, NAME, make_token(scene), body, path=path)
+    assert answer.code == code
+    assert posts(operator, outcome, "kubeflow") == before + 1
+    assert scene.run()["status"].get("progress") is None
+
+
+def test_stock_transformers_reports_to_the_running_operator_by_the_variables_of_a_pod(
+    operator: OperatorProcess, lingering: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = lingering.reporter
+    assert reporter is not None
+    (tmp_path / "ca.crt").write_text(reporter.authorities(lingering.namespace))
+    (tmp_path / "token").write_text(own(lingering))
+    address = f"https://{reporter.server_name}:{reporter.port}"
+    monkeypatch.setenv(
+        PodEnvironment.KUBEFLOW_URL, f"{address}{kubeflow_status_path(lingering.namespace, NAME)}"
+    )
+    monkeypatch.setenv(PodEnvironment.KUBEFLOW_CA_FILE, str(tmp_path / "ca.crt"))
+    monkeypatch.setenv(PodEnvironment.KUBEFLOW_TOKEN_FILE, str(tmp_path / "token"))
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(  # the cluster's DNS, which this process does not ask
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: resolve(
+            LOOPBACK if host == reporter.server_name else host, *rest, **more
+        ),
+    )
+    monkeypatch.setattr(KubeflowCallback, "_MIN_UPDATE_INTERVAL", 0.0)
+    callback = KubeflowCallback()
+    arguments = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[])
+    state, control = TrainerState(max_steps=40, is_world_process_zero=True), TrainerControl()
+    before = posts(operator, "accepted", "kubeflow")
+    callback.on_train_begin(arguments, state, control)
+    state.global_step = 30
+    callback.on_log(arguments, state, control, logs={"loss": 2.25})
+    callback.on_step_end(arguments, state, control)
+    callback.on_train_end(arguments, state, control)
+    assert posts(operator, "accepted", "kubeflow") == before + 3
+    status = lingering.wait_for(
+        lambda status: (
+            status.get("progress", {}).get("percent") == 100
+            and condition_of(status, "Progressing").get("status") == "True"
+        ),
+        "the end of training",
+    )
+    progress = status["progress"]
+    assert (progress["step"], progress["totalSteps"], progress["loss"]) == (30, 40, 2.25)
 
 
 def test_only_documented_metrics_are_told(operator: OperatorProcess, scene: Scene) -> None:
