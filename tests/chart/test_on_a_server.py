@@ -59,7 +59,7 @@ def test_the_api_server_admits_every_option_without_a_warning(helm, empty_cluste
 
 def test_install_upgrade_and_uninstall_leave_the_definition_with_its_runs(installer, empty_cluster, home):
     kubectl = empty_cluster.kubectl
-    notes = installer.run("install", RELEASE, str(CHART), *PLACE, "--wait", "--timeout=60s")
+    notes = installer.run("install", RELEASE, str(CHART), *PLACE, "--wait", "--timeout=150s")
     assert "kubectl -n trainyard rollout status deployment/trainyard-operator" in notes
     assert 'PersistentVolumeClaim "trainyard"' in notes
     assert "WARNING" not in notes
@@ -68,19 +68,19 @@ def test_install_upgrade_and_uninstall_leave_the_definition_with_its_runs(instal
     kubectl.in_namespace(NAMESPACE).run("apply", f"--filename={QUICKSTART}")
 
     values = {"replicas": 1, "logLevel": "DEBUG", "watchNamespaces": [NAMESPACE]}
-    installer.run("upgrade", RELEASE, str(CHART), *PLACE, "--wait", "--timeout=60s", values=values)
+    installer.run("upgrade", RELEASE, str(CHART), *PLACE, "--wait", "--timeout=150s", values=values)
     deployment = kubectl.in_namespace(NAMESPACE).get("deployment/trainyard-operator")
     assert deployment["spec"]["replicas"] == 1
     assert "poddisruptionbudget.policy/trainyard-operator" not in left_of(kubectl)
 
-    installer.run("uninstall", RELEASE, *PLACE, "--wait", "--timeout=60s")
+    installer.run("uninstall", RELEASE, *PLACE, "--wait", "--timeout=150s")
     assert left_of(kubectl) == {DEFINITION}
     assert everything(kubectl) == set()
     runs = kubectl.in_namespace(NAMESPACE).list("trainingruns")
     assert [run["metadata"]["name"] for run in runs] == ["quickstart"]
 
     installer.run("install", RELEASE, str(CHART), *PLACE, values={"crds": {"keep": False}})
-    installer.run("uninstall", RELEASE, *PLACE, "--wait", "--timeout=60s")
+    installer.run("uninstall", RELEASE, *PLACE, "--wait", "--timeout=150s")
     assert left_of(kubectl) == everything(kubectl) == set()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.cluster.recipes import program_path
 
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 240
 
 
 class KubectlError(AssertionError):
@@ -95,7 +95,7 @@ class Kubectl:
         document: dict[str, Any] = json.loads(self.run("get", "--raw", path))
         return document
 
-    def wait(self, condition: str, *what: str, timeout_seconds: int = 60) -> None:
+    def wait(self, condition: str, *what: str, timeout_seconds: int = 150) -> None:
         """Wait for a condition, such as `condition=Ready`, `delete` or `jsonpath=...`."""
         limit = f"--timeout={timeout_seconds}s"
         self.run("wait", f"--for={condition}", limit, *what, timeout_seconds=timeout_seconds + 10)

@@ -29,8 +29,8 @@ LEASE = f"{RELEASE}-operator"
 PROGRESS_SERVICE = f"{RELEASE}-progress"
 CA_CONFIG_MAP = f"{RELEASE}-progress-ca"
 
-READY_SECONDS = 60.0
-STOP_SECONDS = 30.0
+READY_SECONDS = 150.0
+STOP_SECONDS = 60.0
 _TOKEN_SECONDS = 14_400
 _POLL_SECONDS = 0.05
 _INSTALLED_KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service")

@@ -21,7 +21,7 @@ from trainyard_api.errors import UnavailableError
 
 NODE_NAME = "node-0"
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 150.0
 _CONTAINERD = """\
 version = 2
 root = "{folder}/containerd"

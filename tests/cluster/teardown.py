@@ -17,7 +17,7 @@ NETWORK = "trainyard-testcluster"
 NODE_MARK = "real-node"
 """File in a state folder that says that the machine's network was changed for it."""
 
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0
 _CGROUPS = Path("/sys/fs/cgroup")
 
 

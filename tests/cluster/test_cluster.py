@@ -20,7 +20,7 @@ from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.locations import REPOSITORY, cluster_cache, states_folder
 from tests.cluster.teardown import processes_of
 
-END_SECONDS = 60
+END_SECONDS = 150
 OWNER = """
 from tests.cluster.cluster import running_cluster
 with running_cluster() as cluster:

@@ -18,7 +18,7 @@ from tests.cluster.recipes import KUBERNETES_VERSION, program_path
 CHART = REPOSITORY / "charts" / "trainyard"
 RELEASE = "trainyard"
 NAMESPACE = "trainyard"
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 240
 
 Object = dict[str, Any]
 
