@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +29,8 @@ STAGE_SECONDS = 600.0
 NUM_RECORDS = 2_000
 STEPS = 400
 EVERY_STEPS = 40
+CHAIN_STEPS = 60
+"""Enough for a tiny model to learn how often words occur."""
 
 
 def the_node_decides(place: Place) -> End | None:
@@ -69,19 +72,30 @@ def scene(operator: OperatorProcess, rest: Rest, director: Director, storage: Pa
         yield opened
 
 
-def spec_of_run() -> Object:
-    """Two real pods that train a tiny BERT on the excerpt."""
+def spec_of_run(nodes: int = 2, **changes: Any) -> Object:
+    """Real pods that train a tiny BERT on the excerpt; changes as in `document`."""
     template = real_pod_spec(
         "trainer", env=[{"name": "PATH", "value": f"{Path(PYTHON).parent}:/usr/bin:/bin"}]
     )
     del template["containers"][0]["image"]
-    changes = {
+    usual: Object = {
         "training__budget": {"steps": STEPS},
         "checkpoint": {"everySteps": EVERY_STEPS, "keep": 2},
-        "workers": {"nodes": 2, "image": BASE_IMAGE, "podTemplate": {"spec": template}},
+        "workers": {"nodes": nodes, "image": BASE_IMAGE, "podTemplate": {"spec": template}},
     }
-    spec: Object = document(Path("/data/paragraphs.jsonl"), NAME, **changes)["spec"]
+    spec: Object = document(Path("/data/paragraphs.jsonl"), NAME, **usual | changes)["spec"]
     return spec
+
+
+def create_run(scene: Scene, name: str, spec: Object) -> Object:
+    """Create a run."""
+    run = {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "TrainingRun",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    return scene.rest.create("trainingruns", scene.namespace, run)
 
 
 def rank_in(pod: str) -> psutil.Process:
@@ -132,16 +146,7 @@ def losses_of(folder: Path) -> dict[int, float]:
 def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but_its_model(
     kubelet_cluster, scene: Scene, storage: Path
 ) -> None:
-    run = scene.rest.create(
-        "trainingruns",
-        scene.namespace,
-        {
-            "apiVersion": "trainyard.dev/v1alpha1",
-            "kind": "TrainingRun",
-            "metadata": {"name": NAME},
-            "spec": spec_of_run(),
-        },
-    )
+    run = create_run(scene, NAME, spec_of_run())
     before = wait_for_step(scene, 0, EVERY_STEPS)
     columns = columns_of(scene, kubelet_cluster)
     assert columns["PHASE"] == "Running"
@@ -192,6 +197,36 @@ def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but
     scene.wait_until_nothing_is_left(run["metadata"]["uid"])
     assert model.is_dir()
     assert not [each for each in psutil.process_iter(["cmdline"]) if _is_of(each, victim)]
+
+
+def test_a_run_waits_for_another_in_real_pods_and_goes_on_from_its_model(scene: Scene, storage: Path) -> None:
+    small = {"training__budget": {"steps": CHAIN_STEPS}, "training__schedule": {"name": "Constant"}}
+    create_run(
+        scene,
+        "continued",
+        spec_of_run(1, model={"fromRun": {"name": NAME}}, tokenizer=None, **small, training__seed=8),
+    )
+    scene.wait_for_condition("Validated", "False", "UpstreamMissing", NAME, name="continued")
+    create_run(scene, NAME, spec_of_run(1, **small))
+    scene.wait_for_condition("Admitted", "False", "WaitingForRun", NAME, name="continued")
+    first = scene.wait_for_phase("Succeeded", STAGE_SECONDS)
+    second = scene.wait_for_phase("Succeeded", STAGE_SECONDS, name="continued")
+    assert attempts_of(first) == attempts_of(second) == ["Succeeded"]
+    assert second["attempts"][0]["startedAt"] >= first["attempts"][0]["finishedAt"]
+
+    before, after = (losses_of(storage / "runs" / name) for name in (NAME, "continued"))
+    assert sorted(after) == list(range(1, CHAIN_STEPS + 1))
+    # The second begins where the first ended, far from where an untrained model begins.
+    learnt = before[1] - min(before.values())
+    assert after[1] < before[1] - 0.5 * learnt
+    models = [storage / "runs" / name / "model" for name in (NAME, "continued")]
+    vocabularies = [AutoTokenizer.from_pretrained(model).get_vocab() for model in models]
+    assert vocabularies[0] == vocabularies[1]
+    sizes = [
+        sum(each.numel() for each in AutoModelForMaskedLM.from_pretrained(model).parameters())
+        for model in models
+    ]
+    assert sizes == [first["model"]["parameters"], second["model"]["parameters"]]
 
 
 def _is_of(process: psutil.Process, pod: str) -> bool:
