@@ -8,7 +8,7 @@ from enum import Enum
 from itertools import pairwise
 
 from trainyard_api import names
-from trainyard_api.deepspeed_keys import ALLOWED_KEYS, OWNED_KEYS, UNSUPPORTED_KEYS
+from trainyard_api.deepspeed_keys import ALLOWED_KEYS, OWNED_KEYS, UNSUPPORTED_KEYS, ValueType
 from trainyard_api.immutability import MUTABLE_FIELDS, is_mutable
 from trainyard_api.model import ApiModel
 from trainyard_api.names import (
@@ -135,8 +135,10 @@ def _deepspeed_tables() -> Iterable[str]:
     yield "|---|---|"
     yield from (f"| `{key}` | {remedy} |" for key, remedy in OWNED_KEYS.items())
     yield ""
-    yield f"Allowed: {', '.join(f'`{key}`' for key in sorted(ALLOWED_KEYS))}."
-    yield ""
+    for wanted in ValueType:
+        keys = sorted(key for key, value_type in ALLOWED_KEYS.items() if value_type is wanted)
+        yield f"Allowed with {wanted}: {', '.join(f'`{key}`' for key in keys)}."
+        yield ""
     yield f"Not supported yet: {', '.join(f'`{key}`' for key in sorted(UNSUPPORTED_KEYS))}."
 
 

@@ -7,6 +7,7 @@ batch, the loss denominator, the data order). So only known harmless keys pass.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import StrEnum
 from typing import Any
 
 _BATCH = "spec.training.globalBatchSize, spec.training.microBatchSize and spec.workers decide it"
@@ -14,6 +15,16 @@ _PRECISION = "Set spec.training.precision"
 _DATA_ORDER = "Trainyard decides the data order from spec.training.seed"
 _CHECKPOINT = "Set spec.checkpoint; Trainyard writes and commits checkpoints itself"
 _WORKERS = "Set spec.workers"
+
+
+class ValueType(StrEnum):
+    """What the value of a key has to be."""
+
+    BOOLEAN = "true or false"
+    WHOLE_NUMBER = "a whole number of 0 or more"
+    TEXT = "text"
+    OBJECT = "an object"
+
 
 OWNED_KEYS: dict[str, str] = {
     "train_batch_size": "Set spec.training.globalBatchSize",
@@ -81,47 +92,48 @@ UNSUPPORTED_KEYS = frozenset(
 )
 """Keys of DeepSpeed features that Trainyard does not drive yet, or that would change the model unrecorded."""
 
-ALLOWED_KEYS = frozenset(
-    {
-        "aio",
-        "comms_logger",
-        "communication_data_type",
-        "csv_monitor",
-        "disable_allgather",
-        "disable_python_gc",
-        "dump_state",
-        "flops_profiler",
-        "memory_breakdown",
-        "log_level",
-        "steps_per_print",
-        "timers",
-        "wall_clock_breakdown",
-        "zero_optimization",
-        "zero_optimization.allgather_bucket_size",
-        "zero_optimization.allgather_partitions",
-        "zero_optimization.contiguous_gradients",
-        "zero_optimization.gather_16bit_weights_on_model_save",
-        "zero_optimization.ignore_unused_parameters",
-        "zero_optimization.max_live_parameters",
-        "zero_optimization.max_reuse_distance",
-        "zero_optimization.log_trace_cache_warnings",
-        "zero_optimization.memory_efficient_linear",
-        "zero_optimization.overlap_comm",
-        "zero_optimization.param_persistence_threshold",
-        "zero_optimization.prefetch_bucket_size",
-        "zero_optimization.reduce_bucket_size",
-        "zero_optimization.reduce_scatter",
-        "zero_optimization.round_robin_gradients",
-        "zero_optimization.stage3_gather_16bit_weights_on_model_save",
-        "zero_optimization.stage3_max_live_parameters",
-        "zero_optimization.stage3_max_reuse_distance",
-        "zero_optimization.stage3_param_persistence_threshold",
-        "zero_optimization.stage3_prefetch_bucket_size",
-        "zero_optimization.sub_group_size",
-        "zero_optimization.use_multi_rank_bucket_allreduce",
-    },
-)
-"""Keys that pass: communication, memory and logging, none of which changes what is learnt."""
+ALLOWED_KEYS: dict[str, ValueType] = {
+    "aio": ValueType.OBJECT,
+    "comms_logger": ValueType.OBJECT,
+    "communication_data_type": ValueType.TEXT,
+    "csv_monitor": ValueType.OBJECT,
+    "disable_allgather": ValueType.BOOLEAN,
+    "disable_python_gc": ValueType.BOOLEAN,
+    "dump_state": ValueType.BOOLEAN,
+    "flops_profiler": ValueType.OBJECT,
+    "memory_breakdown": ValueType.BOOLEAN,
+    "log_level": ValueType.TEXT,
+    "steps_per_print": ValueType.WHOLE_NUMBER,
+    "timers": ValueType.OBJECT,
+    "wall_clock_breakdown": ValueType.BOOLEAN,
+    "zero_optimization": ValueType.OBJECT,
+    "zero_optimization.allgather_bucket_size": ValueType.WHOLE_NUMBER,
+    "zero_optimization.allgather_partitions": ValueType.BOOLEAN,
+    "zero_optimization.contiguous_gradients": ValueType.BOOLEAN,
+    "zero_optimization.gather_16bit_weights_on_model_save": ValueType.BOOLEAN,
+    "zero_optimization.ignore_unused_parameters": ValueType.BOOLEAN,
+    "zero_optimization.max_live_parameters": ValueType.WHOLE_NUMBER,
+    "zero_optimization.max_reuse_distance": ValueType.WHOLE_NUMBER,
+    "zero_optimization.log_trace_cache_warnings": ValueType.BOOLEAN,
+    "zero_optimization.memory_efficient_linear": ValueType.BOOLEAN,
+    "zero_optimization.overlap_comm": ValueType.BOOLEAN,
+    "zero_optimization.param_persistence_threshold": ValueType.WHOLE_NUMBER,
+    "zero_optimization.prefetch_bucket_size": ValueType.WHOLE_NUMBER,
+    "zero_optimization.reduce_bucket_size": ValueType.WHOLE_NUMBER,
+    "zero_optimization.reduce_scatter": ValueType.BOOLEAN,
+    "zero_optimization.round_robin_gradients": ValueType.BOOLEAN,
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": ValueType.BOOLEAN,
+    "zero_optimization.stage3_max_live_parameters": ValueType.WHOLE_NUMBER,
+    "zero_optimization.stage3_max_reuse_distance": ValueType.WHOLE_NUMBER,
+    "zero_optimization.stage3_param_persistence_threshold": ValueType.WHOLE_NUMBER,
+    "zero_optimization.stage3_prefetch_bucket_size": ValueType.WHOLE_NUMBER,
+    "zero_optimization.sub_group_size": ValueType.WHOLE_NUMBER,
+    "zero_optimization.use_multi_rank_bucket_allreduce": ValueType.BOOLEAN,
+}
+"""Keys that pass: communication, memory and logging, none of which changes what is learnt, with their types.
+
+What stands inside objects other than `zero_optimization` only DeepSpeed knows; the trainer has it read them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +149,43 @@ class RefusedKey:
 
 
 def refused_keys(config: Mapping[str, Any]) -> Iterator[RefusedKey]:
-    """The keys of a DeepSpeed configuration that do not pass, in their order."""
+    """The keys of a DeepSpeed configuration that do not pass, or whose values do not, in their order."""
     for name, value in config.items():
-        yield from _refused(name)
+        yield from _refused(name, value)
         if name == "zero_optimization" and isinstance(value, Mapping):
-            for inner in value:
-                yield from _refused(f"{name}.{inner}")
-        elif name == "zero_optimization":
-            yield RefusedKey(name, "this is not an object", "Write an object, such as {overlap_comm: true}")
+            for inner, inner_value in value.items():
+                yield from _refused(f"{name}.{inner}", inner_value)
 
 
-def _refused(key: str) -> Iterator[RefusedKey]:
+def _refused(key: str, value: Any) -> Iterator[RefusedKey]:
     """The refusal of one key, if any."""
     if key in OWNED_KEYS:
         yield RefusedKey(key, "Trainyard sets this key itself", OWNED_KEYS[key])
     elif key in UNSUPPORTED_KEYS:
         yield RefusedKey(key, "this DeepSpeed feature is not supported yet", "Remove it")
     elif key not in ALLOWED_KEYS:
-        known = sorted(ALLOWED_KEYS | OWNED_KEYS.keys())
+        known = sorted(ALLOWED_KEYS.keys() | OWNED_KEYS.keys())
         nearest = get_close_matches(key, known, n=1)
         remedy = f"Did you mean {nearest[0]}?" if nearest else "Remove it"
         yield RefusedKey(key, "DeepSpeed would ignore this unknown key", remedy)
+    elif not _is_of_type(value, ALLOWED_KEYS[key]):
+        wanted = ALLOWED_KEYS[key]
+        example = f", such as {_EXAMPLES[wanted]}" if wanted in _EXAMPLES else ""
+        yield RefusedKey(key, f"this must be {wanted}, not {value!r}", f"Write {wanted}{example}")
+
+
+_EXAMPLES = {ValueType.WHOLE_NUMBER: "50000000", ValueType.OBJECT: "{enabled: true}"}
+
+
+def _is_of_type(value: Any, wanted: ValueType) -> bool:
+    """Whether DeepSpeed gets what it expects; a whole number may be written as 5.0e+7."""
+    match wanted:
+        case ValueType.BOOLEAN:
+            return isinstance(value, bool)
+        case ValueType.WHOLE_NUMBER:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return is_number and value >= 0 and float(value).is_integer()
+        case ValueType.TEXT:
+            return isinstance(value, str)
+        case ValueType.OBJECT:
+            return isinstance(value, Mapping)

@@ -1,6 +1,6 @@
 import pytest
 
-from trainyard_api.deepspeed_keys import ALLOWED_KEYS, OWNED_KEYS, UNSUPPORTED_KEYS, refused_keys
+from trainyard_api.deepspeed_keys import ALLOWED_KEYS, OWNED_KEYS, UNSUPPORTED_KEYS, ValueType, refused_keys
 from trainyard_api.problems import InvalidRunError
 from trainyard_api.rules.all_rules import ALL_RULES
 from trainyard_api.schema_tree import is_free_form, node_at, schema_tree
@@ -102,7 +102,7 @@ def test_a_rule_reads_fields_that_exist_and_its_cel_stands_at_a_node_that_exists
 def test_a_deepspeed_key_is_owned_allowed_or_unsupported_but_never_two_of_them():
     assert not OWNED_KEYS.keys() & ALLOWED_KEYS
     assert not OWNED_KEYS.keys() & UNSUPPORTED_KEYS
-    assert not ALLOWED_KEYS & UNSUPPORTED_KEYS
+    assert not UNSUPPORTED_KEYS & ALLOWED_KEYS.keys()
 
 
 @pytest.mark.parametrize("key", sorted(OWNED_KEYS.keys() | UNSUPPORTED_KEYS))
@@ -113,7 +113,28 @@ def test_a_deepspeed_key_that_does_not_pass_is_refused_with_a_remedy(key):
     assert refused.remedy
 
 
-@pytest.mark.parametrize("key", sorted(ALLOWED_KEYS - {"zero_optimization"}))
-def test_an_allowed_deepspeed_key_passes(key):
+VALUES = {
+    ValueType.BOOLEAN: ([True, False], [1, "true", None]),
+    ValueType.WHOLE_NUMBER: ([0, 50_000_000, 5e7], ["big", 0.5, -1, True, float("inf"), None]),
+    ValueType.TEXT: (["fp32"], [32, None]),
+    ValueType.OBJECT: ([{}], ["on", True, [], None]),
+}
+
+
+@pytest.mark.parametrize("key", sorted(ALLOWED_KEYS))
+def test_an_allowed_deepspeed_key_passes_with_a_value_of_its_type_and_no_other(key):
     name, _, inner = key.partition(".")
-    assert not list(refused_keys({name: {inner: 1}} if inner else {name: 1}))
+    right, wrong = VALUES[ALLOWED_KEYS[key]]
+    for value in right:
+        assert not list(refused_keys({name: {inner: value}} if inner else {name: value}))
+    for value in wrong:
+        (refused,) = refused_keys({name: {inner: value}} if inner else {name: value})
+        assert refused.key == key
+        assert f"must be {ALLOWED_KEYS[key]}, not {value!r}" in refused.problem
+
+
+def test_a_wrong_value_names_its_place_and_what_to_write():
+    (refused,) = refused_keys({"zero_optimization": {"reduce_bucket_size": "big"}})
+    assert refused.key == "zero_optimization.reduce_bucket_size"
+    assert refused.problem == "this must be a whole number of 0 or more, not 'big'"
+    assert refused.remedy == "Write a whole number of 0 or more, such as 50000000"

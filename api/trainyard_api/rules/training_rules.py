@@ -223,7 +223,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         fields=("spec.deepspeed.config",),
-        problem="config holds a key that Trainyard owns, does not support or does not know",
+        problem="config holds a key that Trainyard owns, does not support or does not know, or a wrong value",
         remedy="Set the field of the TrainingRun instead; docs/api.md lists the keys",
         check=_deepspeed_problems,
     ),
