@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 
 import pytest
 import yaml
@@ -112,8 +113,13 @@ def test_a_plan_tells_processes_arithmetic_and_memory_and_changes_nothing(call, 
     assert "tokens per optimizer step at most 512" in out
     assert "PET_NODE_RANK=1" in out
     assert "parameters " in out
-    assert "memory per process about " in out
+    assert re.search(r"memory per process about [\d,]+ MiB, ZeRO stage 1\n", out)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_plan_shows_the_zero_stage_that_runs_and_not_the_one_that_is_asked_for(call, run_file, tmp_path):
+    _, out, _ = call("plan", run_file(), "--output", tmp_path / "out")
+    assert "ZeRO stage 0" in out
 
 
 def test_a_plan_that_starts_from_a_model_names_it(call, run_file, tmp_path):

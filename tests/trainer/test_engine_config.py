@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import run_of
+from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
-from trainyard_trainer.engine import effective_zero_stage, engine_config
+from trainyard_trainer.engine import check_deepspeed_config, engine_config
 
 
 def plan(num_processes: int, stage: int, precision: str = "FP32", **config: object) -> RunPlan:
@@ -34,7 +35,7 @@ def plan(num_processes: int, stage: int, precision: str = "FP32", **config: obje
     ids=["one", "one-3", "two", "two-3", "two-0", "one-16-bit", "one-offloading"],
 )
 def test_zero_runs_where_it_has_something_to_divide_or_to_keep(planned, stage):
-    assert effective_zero_stage(planned) == stage
+    assert planned.zero_stage == stage
     assert engine_config(planned)["zero_optimization"]["stage"] == stage
 
 
@@ -54,3 +55,21 @@ def test_the_users_keys_are_laid_over_ours_object_by_object():
     config = engine_config(plan(2, 2, zero_optimization={"overlap_comm": False}))
     assert config["zero_optimization"]["overlap_comm"] is False
     assert config["zero_optimization"]["stage"] == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"timers": {"throughput": {"enabled": "late"}}}, "does not take 'late' for enabled"),
+        ({"csv_monitor": {"enabled": "perhaps"}}, r"does not take 'perhaps' for csv_monitor\.enabled"),
+        ({"communication_data_type": "fp12"}, "fp12"),
+    ],
+)
+def test_a_value_that_deepspeed_refuses_is_a_named_error_before_training(config, problem):
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        check_deepspeed_config(engine_config(plan(1, 1, **config)))
+    assert str(caught.value).startswith("spec.deepspeed.config: DeepSpeed does not take")
+
+
+def test_what_trainyard_sets_itself_passes_the_check():
+    check_deepspeed_config(engine_config(plan(1, 1, "BF16", flops_profiler={"enabled": False})))

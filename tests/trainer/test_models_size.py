@@ -55,6 +55,14 @@ def test_each_zero_stage_divides_its_share(stage, nodes, bytes_per_parameter):
     assert memory.total == states + memory.activations + memory.logits
 
 
+def test_one_fp32_process_is_estimated_at_the_stage_0_that_it_runs():
+    training = {"precision": "FP32"}
+    asked_for_1 = estimate(plan_of("llama-small", "CausalLM", training=training, zero_stage=1))
+    asked_for_0 = estimate(plan_of("llama-small", "CausalLM", training=training, zero_stage=0))
+    assert asked_for_1.memory == asked_for_0.memory
+    assert asked_for_1.memory.master_parameters == 0
+
+
 @pytest.mark.parametrize(
     ("optimizer", "stage", "bytes_per_parameter"),
     [("AdamW", 0, 8), ("SGD", 0, 4), ("Lion", 0, 4), ("Adafactor", 1, 4), ("Adafactor", 0, 4 * 2 / 576)],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import RunPlan
@@ -43,21 +44,6 @@ def check_precision(spec: TrainingRunSpec, device: torch.device) -> None:
         )
 
 
-def effective_zero_stage(plan: RunPlan) -> int:
-    """The ZeRO stage that the engine runs.
-
-    ZeRO divides state among processes. One process has nothing to divide, and in FP32 stage 0 computes the
-    same numbers without copying gradients and weights through flat buffers (5 % of a small model's step on a
-    CPU). A `zero_optimization` of the user's own (offload, for one) is left alone, and so are 16-bit formats,
-    whose master weights ZeRO keeps.
-    """
-    spec = plan.spec
-    divides_nothing = plan.batch.world_size == 1 and spec.training.precision == "FP32"
-    if divides_nothing and "zero_optimization" not in spec.deepspeed.config:
-        return 0
-    return spec.deepspeed.zero_stage
-
-
 def engine_config(plan: RunPlan) -> dict[str, Any]:
     """The DeepSpeed configuration of a run.
 
@@ -66,7 +52,7 @@ def engine_config(plan: RunPlan) -> dict[str, Any]:
     on it means bf16 parameters with fp32 master weights and fp32 accumulation.
     """
     spec = plan.spec
-    stage = effective_zero_stage(plan)
+    stage = plan.zero_stage
     precision = spec.training.precision
     config: dict[str, Any] = {
         "train_batch_size": plan.batch.global_batch_size,
@@ -91,6 +77,29 @@ def engine_config(plan: RunPlan) -> dict[str, Any]:
         config["fp16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return merge(config, dict(spec.deepspeed.config))
+
+
+def check_deepspeed_config(config: dict[str, Any]) -> None:
+    """Have DeepSpeed read a configuration without an engine; values inside its objects are known only to it.
+
+    Raises:
+        ConfigurationError: a value that DeepSpeed does not take; only the user's own can be such.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig  # noqa: PLC0415 - as in build_engine
+
+    # DeepSpeed knows the number of processes only once it is initialised, so the whole batch is left out.
+    rest = {key: value for key, value in config.items() if key != "train_batch_size"}
+    try:
+        DeepSpeedConfig(rest)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = f"DeepSpeed does not take {first['input']!r} for {place} ({first['msg']})"
+    except (ValueError, TypeError, AssertionError) as error:
+        problem = f"DeepSpeed does not take it ({error})"
+    else:
+        return
+    raise ConfigurationError("spec.deepspeed.config", problem, "Correct the value, or remove the key")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -156,24 +165,30 @@ class Engine:
 
 
 def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
-    """Wrap a model that holds the same weights on every rank."""
+    """Wrap a model that holds the same weights on every rank.
+
+    Raises:
+        ConfigurationError: DeepSpeed does not take a value of `spec.deepspeed.config`.
+    """
     import deepspeed  # noqa: PLC0415 - reads DS_ACCELERATOR at import, which join_gang sets
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Without this, every first start on a machine compiles for 15 s and fails where there is no C++ compiler.
     deepspeed.ops.__compatible_ops__[UNUSED_KERNEL] = False
+    config = engine_config(plan)
+    check_deepspeed_config(config)
     optimizer = build_optimizer(model.named_parameters(), plan.spec.training.optimizer)
     model.to(ranks.device)
     deepspeed_engine, _, _, _ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=engine_config(plan), dist_init_required=False
+        model=model, optimizer=optimizer, config=config, dist_init_required=False
     )
-    if ranks.world_size == 1 and effective_zero_stage(plan) == 0:
+    if ranks.world_size == 1 and plan.zero_stage == 0:
         # DeepSpeed would copy all gradients to a flat buffer, add up those of nobody, and copy them back.
         deepspeed_engine.enable_backward_allreduce = False
     return Engine(
         deepspeed_engine=deepspeed_engine,
         optimizer=optimizer,
         ranks=ranks,
-        zero_stage=effective_zero_stage(plan),
+        zero_stage=plan.zero_stage,
         gradient_clipping=plan.spec.training.gradient_clipping,
     )

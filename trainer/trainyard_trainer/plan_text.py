@@ -36,6 +36,6 @@ def size_lines(plan: RunPlan) -> Iterator[str]:
     assumed = " (vocabulary assumed)" if size.vocabulary_is_assumed else ""
     yield f"parameters {size.parameters.total:,}, of them {size.parameters.embedding:,} embedding{assumed}"
     yield f"arithmetic {size.flops_per_token:,.0f} FLOP per token"
-    yield f"memory per process about {size.memory.total / MIB:,.0f} MiB"
+    yield f"memory per process about {size.memory.total / MIB:,.0f} MiB, ZeRO stage {plan.zero_stage}"
     for name, num_bytes in asdict(size.memory).items():
         yield f"  {name.replace('_', ' ')} {num_bytes / MIB:,.1f} MiB"

@@ -82,14 +82,14 @@ def render_report(facts: RunFacts) -> str:
 def summary(facts: RunFacts) -> str:
     """What the run is, in one line."""
     spec = facts.spec
-    if spec is None or spec.pretraining is None:
+    if facts.plan is None or spec is None or spec.pretraining is None:
         return "No plan has been written yet."
     model = spec.model.architecture.preset if spec.model.architecture else starting_model(spec.model)
-    world = facts.plan.batch.world_size if facts.plan else 1
+    world, stage = facts.plan.batch.world_size, facts.plan.zero_stage
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
         f"{spec.pretraining.objective} pre-training of {model} on {len(spec.data.sources)} source"
-        f"{'s' if len(spec.data.sources) != 1 else ''}, {processes}, ZeRO {spec.deepspeed.zero_stage}, "
+        f"{'s' if len(spec.data.sources) != 1 else ''}, {processes}, ZeRO {stage}, "
         f"{spec.training.precision}"
     )
 

@@ -81,7 +81,7 @@ def estimate(plan: RunPlan, *, vocabulary_size: int | None = None) -> SizeEstima
     parameters = count_parameters(resolved, padded)
     shape = model_shape(resolved)
     predicted = _predicted_fraction(spec)
-    memory = _state_memory(spec, parameters.total, plan.batch.world_size, shape)
+    memory = _state_memory(plan, parameters.total, shape)
     return SizeEstimate(
         parameters=parameters,
         memory=MemoryEstimate(
@@ -131,9 +131,7 @@ def flops_per_token(
     return round(matrices + projection + attention)
 
 
-def _state_memory(
-    spec: TrainingRunSpec, num_parameters: int, world_size: int, shape: Shape
-) -> dict[str, int]:
+def _state_memory(plan: RunPlan, num_parameters: int, shape: Shape) -> dict[str, int]:
     """Bytes of what outlives a forward pass, for the engine's way of using DeepSpeed.
 
     ZeRO's 2 + 2 + 12 bytes per parameter become, with gradients accumulated in fp32: parameters in the
@@ -142,7 +140,7 @@ def _state_memory(
     and moments, stage 2 also gradients and stage 3 also parameters; the bucket of gradients under
     communication is not divided.
     """
-    stage = spec.deepspeed.zero_stage
+    spec, world_size, stage = plan.spec, plan.batch.world_size, plan.zero_stage
     compute_bytes = _compute_bytes(spec)
     state = _optimizer_bytes(spec, num_parameters, shape)
     if stage == 0:
