@@ -4,8 +4,9 @@ from math import cos, pi, sqrt
 
 import pytest
 
-from trainyard_api.spec import Budget, Schedule
-from trainyard_trainer.optimization.budgets import estimated_steps, planned_steps
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.spec import Budget, Schedule, Training
+from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps, planned_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
 
 
@@ -57,6 +58,55 @@ def test_the_factor_stays_at_its_end_after_the_last_step() -> None:
 )
 def test_a_budget_becomes_steps(budget: Budget, steps: int | None) -> None:
     assert planned_steps(budget, num_rows=100, num_tokens=10_000, global_batch_size=8) == steps
+
+
+@pytest.mark.parametrize(
+    ("budget", "warmup_steps", "decay_steps", "steps"),
+    [
+        ({"epochs": 1.0}, 3, 10, 13),
+        ({"epochs": 1.0}, 4, 10, None),
+        ({"epochs": 1.0}, 14, None, None),
+        ({"tokens": 8_000}, 10, None, 10),
+        ({"tokens": 8_000}, 5, 6, None),
+        ({"steps": 4}, 5, None, None),
+    ],
+)
+def test_a_schedule_that_is_longer_than_the_budget_on_this_data_is_refused(
+    budget: dict[str, float], warmup_steps: int, decay_steps: int | None, steps: int | None
+) -> None:
+    training = Training.model_validate(
+        {
+            "budget": budget,
+            "globalBatchSize": 8,
+            "microBatchSize": 8,
+            "optimizer": {"learningRate": 1e-3},
+            "schedule": {
+                "name": "WarmupStableDecay",
+                "warmupSteps": warmup_steps,
+                "decaySteps": decay_steps,
+            },
+        }
+    )
+    if steps is not None:
+        assert checked_steps(training, num_rows=100, num_tokens=10_000) == steps
+        return
+    needed = warmup_steps + (decay_steps or 0)
+    with pytest.raises(ConfigurationError, match=f"together are {needed} steps, and on this data") as caught:
+        checked_steps(training, num_rows=100, num_tokens=10_000)
+    assert caught.value.where == "spec.training.schedule.warmupSteps"
+
+
+def test_a_wall_clock_budget_allows_any_schedule() -> None:
+    training = Training.model_validate(
+        {
+            "budget": {"wallClockSeconds": 60},
+            "globalBatchSize": 8,
+            "microBatchSize": 8,
+            "optimizer": {"learningRate": 1e-3},
+            "schedule": {"warmupSteps": 1_000_000},
+        }
+    )
+    assert checked_steps(training, num_rows=100, num_tokens=10_000) is None
 
 
 def test_a_wall_clock_budget_is_estimated_from_the_pace_so_far() -> None:

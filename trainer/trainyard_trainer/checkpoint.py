@@ -163,26 +163,20 @@ def latest_committed(folder: Path) -> CommittedCheckpoint | None:
 
 def damage(checkpoint: CommittedCheckpoint) -> str | None:
     """What is wrong with a checkpoint's files, by size and hash; None when nothing is."""
-    for file in checkpoint.manifest.files:
-        path = checkpoint.path / file.name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != file.size_bytes:
-            return f"{path} has {path.stat().st_size} bytes instead of {file.size_bytes}"
-        if _sha256(path) != file.sha256:
-            return f"the content of {path} does not match its hash"
+    problems = (damage_of_file(checkpoint, file) for file in checkpoint.manifest.files)
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def damage_of_file(checkpoint: CommittedCheckpoint, file: CheckpointFile) -> str | None:
+    """What is wrong with one file of a checkpoint, by size and hash; None when nothing is."""
+    path = checkpoint.path / file.name
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != file.size_bytes:
+        return f"{path} has {path.stat().st_size} bytes instead of {file.size_bytes}"
+    if _sha256(path) != file.sha256:
+        return f"the content of {path} does not match its hash"
     return None
-
-
-def newest_sound(folder: Path) -> tuple[CommittedCheckpoint | None, list[str]]:
-    """The newest committed checkpoint whose files are intact, and what is wrong with those passed over."""
-    problems: list[str] = []
-    for checkpoint in committed_checkpoints(folder):
-        problem = damage(checkpoint)
-        if problem is None:
-            return checkpoint, problems
-        problems.append(problem)
-    return None, problems
 
 
 def clear_before_resuming(folder: Path, step: int) -> None:
@@ -256,16 +250,12 @@ class PieceReader:
         return values
 
 
-def load_model_weights(path: Path) -> dict[str, torch.Tensor]:
+def load_model_weights(checkpoint: CommittedCheckpoint) -> dict[str, torch.Tensor]:
     """All weights of a committed checkpoint in fp32 by their Transformers names, tied ones once.
 
     Raises:
-        DataError: `path` is no committed checkpoint, or weights are missing.
+        DataError: weights are missing.
     """
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        raise DataError(str(path), "this is not a committed checkpoint", "Name a step-N folder of a run")
-    checkpoint = CommittedCheckpoint(path, CheckpointManifest.model_validate_json(manifest_path.read_bytes()))
     reader = PieceReader(checkpoint)
     return {
         name: reader.read(WEIGHT, name, 0, _numel(shape)).view(shape)
@@ -309,10 +299,8 @@ def save_checkpoint(  # noqa: PLR0913 - what a manifest states
     ranks = engine.ranks
     final = folder / checkpoint_name(state.step)
     temporary = folder / f".{checkpoint_name(state.step)}.tmp"
-    if ranks.is_first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
+    failure = _attempt(lambda: _make_empty(temporary)) if ranks.is_first else None
+    _agree(ranks, failure, temporary)
     failure = _attempt(lambda: _write_rank_file(temporary, engine))
     _agree(ranks, failure, temporary)
     shapes = {name: list(shape) for name, shape in parameter_shapes(engine).items()}
@@ -343,6 +331,11 @@ def amend_checkpoint(folder: Path, ranks: Ranks, state: TrainState) -> None:
     manifest = CheckpointManifest.model_validate_json(path.read_bytes())
     if manifest.state != state:
         write_json_atomically(path, manifest.model_copy(update={"state": state}))
+
+
+def _make_empty(temporary: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
 
 
 def _rank_tensors(engine: Engine) -> dict[str, torch.Tensor]:

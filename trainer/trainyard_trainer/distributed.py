@@ -1,5 +1,6 @@
 """The process group of a gang: who this process is, and what the ranks tell each other."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,13 @@ import torch.distributed
 from trainyard_api.plan import RunPlan
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before it fails; an evaluation or a checkpoint must fit."""
+"""How long a rank waits for the others before it fails.
+
+The longest waits: between two looks of an evaluation at the stop flag, for the slowest rank's own file at a
+save, and for it again at a resume, where ranks meet after every file (`resume.newest_sound`). A rank's file
+holds its share of weights and optimizer state, 12 bytes for each parameter of its share under AdamW, so at
+0.5 GB/s of reading and hashing up to 300 GB or 25 billion parameters per rank fit.
+"""
 
 SINGLE_PROCESS_ENVIRONMENT = {
     "RANK": "0",
@@ -51,6 +58,20 @@ class Ranks:
     def from_first(self, value: int) -> int:
         """The value that rank 0 has; a collective."""
         return round(self.sums([float(value) if self.is_first else 0.0])[0])
+
+    def texts(self, text: str) -> list[str]:
+        """What every rank says, by rank; a collective."""
+        content = text.encode()
+        own_lengths = [len(content) if rank == self.rank else 0 for rank in range(self.world_size)]
+        lengths = [round(length) for length in self.sums(own_lengths)]
+        ends = list(itertools.accumulate(lengths))
+        joined = torch.zeros(ends[-1], dtype=torch.uint8, device=self.device)
+        own = torch.tensor(list(content), dtype=torch.uint8, device=self.device)
+        joined[ends[self.rank] - len(content) : ends[self.rank]] = own
+        if self.world_size > 1 and ends[-1]:
+            torch.distributed.all_reduce(joined)
+        whole = bytes(joined.tolist())
+        return [whole[end - length : end].decode() for end, length in zip(ends, lengths, strict=True)]
 
     def barrier(self) -> None:
         """Wait for all ranks; a collective."""

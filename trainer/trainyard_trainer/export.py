@@ -101,7 +101,7 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
 
     # A stage tells its progress in progress.json; bars of Transformers would only fill its log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    weights = load_model_weights(checkpoint.path)
+    weights = load_model_weights(checkpoint)
     config = model_config(plan.spec, data, special_token_ids(data.tokenizer_folder))
     record = _record(
         plan,

@@ -16,6 +16,7 @@ from trainyard_api.progress import ExitRecord, ProgressReport
 from trainyard_api.status import Progress
 from trainyard_trainer.exit_records import stage_exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_runner
+from trainyard_trainer.optimization.budgets import checked_steps
 from trainyard_trainer.pod import explained, leave_message, write_lines_at_once
 from trainyard_trainer.progress import read_progress, timestamp, write_json_atomically
 from trainyard_trainer.progress_push import ProgressSink, finish_publishing, publish
@@ -89,8 +90,9 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     """Prepare the data of a plan.
 
     Raises:
-        TrainyardError: what is wrong with a source.
+        TrainyardError: what is wrong with a source, or with the schedule on this much data.
     """
+    from trainyard_trainer.data.dataset import open_prepared  # noqa: PLC0415 - after the signal handler
     from trainyard_trainer.data.prepare import prepare  # noqa: PLC0415 - after the signal handler
 
     die_with_runner()
@@ -104,6 +106,9 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     write_lines_at_once()
     with explained(os.environ), recorded(Path(plan.paths.logs), Stage.PREPARE):
         prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
+        rows = open_prepared(run_folder).train
+        # Here, before accelerators are held for a run that cannot train.
+        checked_steps(plan.spec.training, num_rows=len(rows), num_tokens=rows.num_tokens)
     finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
 

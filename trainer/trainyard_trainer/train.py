@@ -23,12 +23,9 @@ from trainyard_trainer.checkpoint import (
     CommittedCheckpoint,
     TrainState,
     amend_checkpoint,
-    clear_before_resuming,
-    committed_checkpoints,
     delete_old_checkpoints,
     is_committed,
     load_model_weights,
-    newest_sound,
     restore_engine,
     save_checkpoint,
 )
@@ -39,9 +36,10 @@ from trainyard_trainer.methods.objective import Objective, build_objective
 from trainyard_trainer.models.build import build_model
 from trainyard_trainer.models.language_model import LanguageModel
 from trainyard_trainer.models.pretrained import load_base_model, model_config
-from trainyard_trainer.optimization.budgets import estimated_steps, planned_steps
+from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
 from trainyard_trainer.recorder import Recorder, StepFigures
+from trainyard_trainer.resume import agree_on_checkpoint
 from trainyard_trainer.signals import StopRequest
 
 STOP_POLL_BATCHES = 8
@@ -120,6 +118,7 @@ def set_up(
     recorder = Recorder(Path(plan.paths.run_folder) if ranks.is_first else None, plan.attempt, clock)
     data = open_prepared(Path(plan.paths.run_folder))
     objective = build_objective(spec, data.manifest)
+    num_steps = checked_steps(spec.training, num_rows=len(data.train), num_tokens=data.train.num_tokens)
     startup.mark("dataSeconds")
 
     checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
@@ -152,29 +151,9 @@ def set_up(
         startup=startup,
         state=checkpoint.manifest.state if checkpoint else TrainState(),
         data_hash=data.manifest.hash,
-        planned_steps=planned_steps(
-            spec.training.budget,
-            num_rows=len(data.train),
-            num_tokens=data.train.num_tokens,
-            global_batch_size=plan.batch.global_batch_size,
-        ),
+        planned_steps=num_steps,
         clock=clock,
     )
-
-
-def agree_on_checkpoint(folder: Path, ranks: Ranks, recorder: Recorder) -> CommittedCheckpoint | None:
-    """The checkpoint that all ranks resume from: rank 0 verifies and decides, so that they cannot differ."""
-    step = -1
-    if ranks.is_first:
-        sound, problems = newest_sound(folder)
-        step = sound.step if sound else -1
-        for problem in problems:
-            recorder.event("CheckpointDamaged", problem)
-        clear_before_resuming(folder, step)
-    step = ranks.from_first(step)
-    if step < 0:
-        return None
-    return next(checkpoint for checkpoint in committed_checkpoints(folder) if checkpoint.step == step)
 
 
 def check_data(checkpoint: CommittedCheckpoint | None, data: PreparedData) -> None:
@@ -211,7 +190,7 @@ def build_language_model(
         model = build_model(model_config(spec, data), kind, seed=spec.training.seed)
     if checkpoint is not None:
         # Tied weights are stored once, so names are missing; unexpected ones would be another model.
-        _, unexpected = model.load_state_dict(load_model_weights(checkpoint.path), strict=False)
+        _, unexpected = model.load_state_dict(load_model_weights(checkpoint), strict=False)
         if unexpected:
             raise DataError(
                 str(checkpoint.path), f"unknown weights {unexpected[:3]}", "Use the run's own folder"
@@ -263,9 +242,10 @@ def run(trainer: Trainer) -> ExitCode:
             tell_startup(trainer)
 
             step = trainer.state.step
-            if every_evaluation and step % every_evaluation == 0 and step != counts.total_steps:
+            # Also at what looks like the last step: the total may be an estimate, and `finish` repeats none.
+            if every_evaluation and step % every_evaluation == 0:
                 evaluate(trainer, counts.total_steps)
-            if step % spec.checkpoint.every_steps == 0 and step != counts.total_steps:
+            if step % spec.checkpoint.every_steps == 0:
                 save(trainer)
     return finish(trainer)
 
@@ -417,7 +397,7 @@ def evaluate(trainer: Trainer, total_steps: int) -> bool:
 
 def save(trainer: Trainer) -> None:
     """Commit a checkpoint of the current step, unless there is one; delete those no longer kept."""
-    if trainer.state.step == 0 or is_committed(trainer.checkpoints, trainer.state.step):
+    if trainer.state.step == 0 or is_saved(trainer):
         return
     started = time.perf_counter()
     path = save_checkpoint(
@@ -433,6 +413,12 @@ def save(trainer: Trainer) -> None:
         delete_old_checkpoints(trainer.checkpoints, trainer.plan.spec.checkpoint.keep)
 
 
+def is_saved(trainer: Trainer) -> bool:
+    """Whether the current step has a checkpoint; rank 0 looks and tells the others, so a collective."""
+    is_seen = trainer.ranks.is_first and is_committed(trainer.checkpoints, trainer.state.step)
+    return bool(trainer.ranks.from_first(int(is_seen)))
+
+
 def finish(trainer: Trainer) -> ExitCode:
     """The last evaluation and checkpoint.
 
@@ -440,7 +426,7 @@ def finish(trainer: Trainer) -> ExitCode:
     """
     total_steps = trainer.state.step
     is_evaluated = trainer.state.evaluation_step == total_steps or evaluate(trainer, total_steps)
-    if is_evaluated and is_committed(trainer.checkpoints, total_steps):
+    if is_evaluated and is_saved(trainer):
         amend_checkpoint(trainer.checkpoints, trainer.ranks, trainer.state)
     else:
         save(trainer)

@@ -2,7 +2,8 @@
 
 import math
 
-from trainyard_api.spec import Budget
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.spec import Budget, Training
 
 
 def planned_steps(budget: Budget, *, num_rows: int, num_tokens: int, global_batch_size: int) -> int | None:
@@ -24,6 +25,38 @@ def planned_steps(budget: Budget, *, num_rows: int, num_tokens: int, global_batc
     if budget.tokens is not None:
         return max(1, math.ceil(budget.tokens * num_rows / (num_tokens * global_batch_size)))
     return None
+
+
+def checked_steps(training: Training, *, num_rows: int, num_tokens: int) -> int | None:
+    """The planned steps, which hold the warm-up and the decay; under epochs or tokens only the data tells.
+
+    Args:
+        training: budget, schedule and batch.
+        num_rows: rows of an epoch.
+        num_tokens: tokens of an epoch, padding not counted.
+
+    Returns:
+        Optimizer steps of the whole run, or None under a wall-clock budget, which any schedule may use.
+
+    Raises:
+        ConfigurationError: warm-up and decay need more steps than there are.
+    """
+    num_steps = planned_steps(
+        training.budget,
+        num_rows=num_rows,
+        num_tokens=num_tokens,
+        global_batch_size=training.global_batch_size,
+    )
+    schedule = training.schedule
+    needed_steps = schedule.warmup_steps + (schedule.decay_steps or 0)
+    if num_steps is not None and needed_steps > num_steps:
+        raise ConfigurationError(
+            "spec.training.schedule.warmupSteps",
+            f"warmupSteps and decaySteps together are {needed_steps} steps, "
+            f"and on this data the budget gives {num_steps}",
+            "Lower them, raise training.budget, or lower globalBatchSize for more steps",
+        )
+    return num_steps
 
 
 def estimated_steps(wall_clock_seconds: int, elapsed_seconds: float, steps_done: int) -> int:
