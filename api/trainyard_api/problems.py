@@ -22,6 +22,16 @@ class Problem:
         return f"{self.path or 'the document'}: {self.problem}\n    {self.remedy}"
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a check outside this package says about a run that is valid by the schema."""
+
+    problems: tuple[Problem, ...] = ()
+    """Why it cannot work."""
+    warnings: tuple[Problem, ...] = ()
+    """What may be meant, and may be refused elsewhere."""
+
+
 class InvalidRunError(ConfigurationError):
     """A TrainingRun that cannot work as written, with all its problems.
 

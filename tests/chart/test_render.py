@@ -9,11 +9,11 @@ import yaml
 from tests.cluster.recipes import KUBERNETES_VERSION
 from tests.support.chart_values import PERMUTATIONS, leaves
 from tests.support.helm import CHART, environment_of, of_kind, operator_pod
-from tests.support.pod_security import violations
 from tools.chart.readme import documented_values
 from tools.chart.settings_schema import OWN_VALUES, camel_case
 from trainyard_api.crd import custom_resource_definition
 from trainyard_api.names import Label
+from trainyard_operator.resources.pod_security import violations
 from trainyard_operator.settings import Settings
 
 CLUSTER_WIDE = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.pod_security import violations
 from tests.support.rendered import DEFAULTS, SAMPLES, pod_templates_of, run_with, run_with_template
 from trainyard_api.validation import load_run_file
 from trainyard_operator.resources import problems_of_templates
+from trainyard_operator.resources.pod_security import violations
 
 T = "spec.workers.podTemplate"
 C = f"{T}.spec.containers[trainer]"

@@ -54,9 +54,12 @@ def run(  # noqa: PLR0913, PLR0917 - the options of the command
 def validate(file: RunFile) -> None:
     """List everything that is wrong with a file, each with its field and what to write instead."""
     from trainyard_api.validation import load_run_file  # noqa: PLC0415
+    from trainyard_trainer.cluster_checks import check_template  # noqa: PLC0415
     from trainyard_trainer.models.rules import MODEL_RULES  # noqa: PLC0415
 
     checked = load_run_file(file, MODEL_RULES)
+    for warning in check_template(checked, file):
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{file}: TrainingRun {checked.metadata.name} is valid")
 
 

@@ -16,7 +16,7 @@ from trainyard_operator.resources.template_rules import ownership_problems
 
 def problems_of_templates(run: TrainingRun, defaults: WorkerDefaults) -> list[Problem]:
     """The problems on a cluster of a run that is valid by the API; none when its pods can be built."""
-    return [*_setting_problems(run, defaults), *_template_problems(run, defaults)]
+    return [*_setting_problems(run, defaults), *template_problems(run, defaults)]
 
 
 def _setting_problems(run: TrainingRun, defaults: WorkerDefaults) -> Iterator[Problem]:
@@ -42,7 +42,7 @@ def _setting_problems(run: TrainingRun, defaults: WorkerDefaults) -> Iterator[Pr
         )
 
 
-def _template_problems(run: TrainingRun, defaults: WorkerDefaults) -> list[Problem]:
+def template_problems(run: TrainingRun, defaults: WorkerDefaults) -> list[Problem]:
     """The problems of podTemplate: its fields first, as a merge of wrong ones would only confuse."""
     template = run.spec.workers.pod_template
     if not template:

@@ -38,7 +38,8 @@ HTTP_OR_TCP = ("httpGet", "tcpSocket")
 
 
 def violations(pod: dict[str, Any]) -> list[str]:
-    """The controls of `restricted` that a pod breaks."""
+    """The controls of `restricted` that a pod or pod template breaks."""
+    pod = _without_nulls(pod)
     spec = pod["spec"]
     context = spec.get("securityContext", {})
     broken = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
@@ -49,9 +50,9 @@ def violations(pod: dict[str, Any]) -> list[str]:
     for volume in spec.get("volumes", []):
         broken += [f"volume type {kind}" for kind in volume if kind != "name" and kind not in VOLUME_TYPES]
     broken += [
-        f"sysctl {sysctl['name']}"
+        f"sysctl {sysctl.get('name')}"
         for sysctl in context.get("sysctls", [])
-        if sysctl["name"] not in SAFE_SYSCTLS
+        if sysctl.get("name") not in SAFE_SYSCTLS
     ]
     broken += _context_violations(context, "pod")
     for kind in ("initContainers", "containers", "ephemeralContainers"):
@@ -92,7 +93,7 @@ def _capability_violations(capabilities: dict[str, Any], name: str) -> Iterator[
 def _handlers(container: dict[str, Any]) -> list[dict[str, Any]]:
     """Probes and hooks."""
     probes = [container.get(probe, {}) for probe in ("livenessProbe", "readinessProbe", "startupProbe")]
-    return probes + list(container.get("lifecycle", {}).values())
+    return probes + [container.get("lifecycle", {}).get(hook, {}) for hook in ("postStart", "preStop")]
 
 
 def _context_violations(context: dict[str, Any], where: str) -> Iterator[str]:
@@ -109,3 +110,10 @@ def _context_violations(context: dict[str, Any], where: str) -> Iterator[str]:
     selinux = context.get("seLinuxOptions", {})
     if selinux.get("type", "") not in SELINUX_TYPES or selinux.get("user") or selinux.get("role"):
         yield f"{where}: seLinuxOptions"
+
+
+def _without_nulls(value: Any) -> Any:
+    """The same without members that are null, which the API server takes for absent."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    return [_without_nulls(child) for child in value] if isinstance(value, list) else value
