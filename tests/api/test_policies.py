@@ -8,7 +8,7 @@ from trainyard_api.policy.restart import Action, EndedAttempt, backoff_seconds, 
 from trainyard_api.policy.retention import checkpoints_to_delete
 from trainyard_api.progress import ExitRecord
 from trainyard_api.spec import RestartPolicy
-from trainyard_api.status import Attempt
+from trainyard_api.status import Accounting, Attempt
 from trainyard_api.timestamps import format_timestamp, parse_timestamp
 
 NOON = "2026-11-23T12:00:00Z"
@@ -145,15 +145,15 @@ def attempt(started, finished):
     ("spans", "now", "seconds"),
     [
         ([], 100, 0),
-        ([(10, 20)], 100, 10),
-        ([(10, 20), (50, 80)], 100, 40),
-        ([(10, 20), (50, None)], 100, 60),
-        ([(50, 40)], 100, 0),
+        ([(10, 20)], 100, 0),
+        ([(50, None)], 100, 50),
+        ([(10, 20), (50, None)], 100, 50),
         ([(200, None)], 100, 0),
     ],
 )
-def test_active_seconds_add_up_over_attempts(spans, now, seconds):
-    assert active_seconds([attempt(*span) for span in spans], now) == seconds
+def test_active_seconds_are_those_of_the_account_and_of_the_attempt_at_work(spans, now, seconds):
+    listed = [attempt(*span) for span in spans]
+    assert active_seconds(Accounting(active_seconds=500), listed, now) == 500 + seconds
 
 
 @pytest.mark.parametrize(

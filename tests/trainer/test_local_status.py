@@ -5,7 +5,7 @@ import pytest
 from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.deadline import active_seconds
 from trainyard_api.progress import ProgressReport
-from trainyard_api.status import CheckpointStatus, Failure, Progress, TrainingRunStatus
+from trainyard_api.status import Accounting, CheckpointStatus, Failure, Progress, TrainingRunStatus
 from trainyard_trainer.local_status import KEPT_ATTEMPTS, StatusKeeper
 from trainyard_trainer.progress import timestamp
 
@@ -47,6 +47,20 @@ def test_only_the_newest_attempts_are_kept_and_their_numbers_go_on(keeper):
     for _ in range(KEPT_ATTEMPTS + 5):
         keeper.start_attempt()
     assert [attempt.number for attempt in keeper.status.attempts] == list(range(5, KEPT_ATTEMPTS + 5))
+
+
+def test_active_seconds_count_the_attempts_that_are_no_longer_listed(keeper, clock):
+    for _ in range(KEPT_ATTEMPTS + 5):
+        keeper.start_attempt()
+        clock.now += 10.0
+        keeper.end_attempt("Failed", None)
+        keeper.accounting(Accounting(productive_seconds=7.0))
+        clock.now += 100.0
+    keeper.start_attempt()
+    clock.now += 3.0
+    status = keeper.status
+    assert active_seconds(status.accounting, status.attempts, clock.now) == (KEPT_ATTEMPTS + 5) * 10 + 3
+    assert status.accounting.productive_seconds == 7.0
 
 
 def test_the_end_of_an_attempt_has_its_time_and_evidence(keeper, clock):
@@ -140,7 +154,7 @@ def test_an_attempt_whose_runner_was_killed_ends_at_its_last_sign(
     assert attempt.finished_at == timestamp(finished_at)
     assert attempt.outcome == "Failed"
     assert "runner was gone" in attempt.failure.message
-    assert active_seconds(keeper.status.attempts, clock.now) == finished_at - 1000
+    assert active_seconds(keeper.status.accounting, keeper.status.attempts, clock.now) == finished_at - 1000
 
 
 def test_attempts_that_ended_in_order_stay_as_they_are(keeper, clock):

@@ -1,11 +1,12 @@
 """The status of a local run, in the shape of the resource's, from what happened to `status.json`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import derive_phase, set_condition
+from trainyard_api.policy.deadline import attempt_seconds
 from trainyard_api.progress import ProgressReport
 from trainyard_api.status import Accounting, Attempt, Failure, ModelStatus, Progress, TrainingRunStatus
 from trainyard_api.timestamps import parse_timestamp
@@ -62,26 +63,32 @@ class StatusKeeper:
         ended = self.status.attempts[-1].model_copy(
             update={"finished_at": timestamp(self.clock()), "outcome": outcome, "failure": failure}
         )
-        self._change(attempts=[*self.status.attempts[:-1], ended])
+        self._change(attempts=[*self.status.attempts[:-1], ended], accounting=self._account_with([ended]))
 
     def close_broken_attempts(self) -> None:
         """End attempts that a killed runner left open, at the last moment that their processes told of.
 
         The time until now is no time of work: `activeDeadlineSeconds` does not count it.
         """
-        attempts = [
-            attempt.model_copy(
+        closed = {
+            attempt.number: attempt.model_copy(
                 update={
                     "finished_at": timestamp(self._last_sign_of(attempt)),
                     "outcome": "Failed",
                     "failure": RUNNER_LOST,
                 }
             )
-            if attempt.finished_at is None
-            else attempt
             for attempt in self.status.attempts
-        ]
-        self._change(attempts=attempts)
+            if attempt.finished_at is None
+        }
+        attempts = [closed.get(attempt.number, attempt) for attempt in self.status.attempts]
+        self._change(attempts=attempts, accounting=self._account_with(closed.values()))
+
+    def _account_with(self, ended: Iterable[Attempt]) -> Accounting:
+        """The account with attempts that have just ended; older ones may be gone from the list."""
+        account = self.status.accounting
+        seconds = sum(attempt_seconds(attempt, self.clock()) for attempt in ended)
+        return account.model_copy(update={"active_seconds": account.active_seconds + seconds})
 
     def _last_sign_of(self, attempt: Attempt) -> float:
         started = parse_timestamp(attempt.started_at)
@@ -123,8 +130,9 @@ class StatusKeeper:
         self._change(model=model)
 
     def accounting(self, accounting: Accounting) -> None:
-        """Tell where the time went."""
-        self._change(accounting=accounting)
+        """Tell where the time went; the active seconds are counted here, as attempts end."""
+        active_seconds = self.status.accounting.active_seconds
+        self._change(accounting=accounting.model_copy(update={"active_seconds": active_seconds}))
 
     def _change(self, **fields: object) -> None:
         self.status = self.status.model_copy(update=fields)

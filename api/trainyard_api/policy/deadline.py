@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable
 
-from trainyard_api.status import Attempt
+from trainyard_api.status import Accounting, Attempt
 from trainyard_api.timestamps import parse_timestamp
 
 
-def active_seconds(attempts: Iterable[Attempt], now: float) -> float:
+def active_seconds(accounting: Accounting, attempts: Iterable[Attempt], now: float) -> float:
     """Seconds in which the run had processes; waiting, suspension and back-off do not count.
 
     Args:
-        attempts: all attempts so far; one that has not finished is active until `now`.
+        accounting: the account of the attempts that have ended, which outlives the list of the newest ones.
+        attempts: the newest attempts; one that has not finished is active until `now`.
         now: Unix time, in seconds.
     """
-    return sum(_attempt_seconds(attempt, now) for attempt in attempts)
+    unfinished = (attempt for attempt in attempts if attempt.finished_at is None)
+    return accounting.active_seconds + sum(attempt_seconds(attempt, now) for attempt in unfinished)
 
 
 def seconds_left(active_deadline_seconds: int | None, active: float) -> float | None:
@@ -28,7 +30,7 @@ def is_deadline_exceeded(active_deadline_seconds: int | None, active: float) -> 
     return seconds_left(active_deadline_seconds, active) == 0.0
 
 
-def _attempt_seconds(attempt: Attempt, now: float) -> float:
+def attempt_seconds(attempt: Attempt, now: float) -> float:
     """Length of an attempt; a clock that was set back counts as no time, never as negative time."""
     end = now if attempt.finished_at is None else parse_timestamp(attempt.finished_at)
     return max(0.0, end - parse_timestamp(attempt.started_at))
