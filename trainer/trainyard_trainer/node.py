@@ -25,6 +25,7 @@ from trainyard_api.policy.failure import ProcessEnd, first_failure
 from trainyard_api.progress import ExitRecord
 from trainyard_trainer.exit_records import exit_record_path, read_exit_record, write_exit_record
 from trainyard_trainer.lifeline import PARENT_VARIABLE, die_with_runner
+from trainyard_trainer.memory_kills import count_memory_kills, with_memory_kills
 from trainyard_trainer.pod import explained, is_in_pod, leave_message, write_lines_at_once
 from trainyard_trainer.processes import log_tail
 from trainyard_trainer.progress import timestamp
@@ -106,12 +107,13 @@ def run_node(plan_file: Path, environment: Mapping[str, str]) -> int:
     command = ("-m", "trainyard_trainer", "rank", "--plan", str(plan_file))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     write_lines_at_once()
+    kills_before = count_memory_kills()
     with explained(environment, rank=first_rank(environment)):
         try:
             elastic_launch(launch_config(plan, environment), sys.executable)(*command)
         except ChildFailedError as error:
             logs = Path(plan.paths.logs)
-            ends = process_ends(error.failures, logs)
+            ends = with_memory_kills(process_ends(error.failures, logs), kills_before, count_memory_kills())
             leave_evidence(ends, logs)
             code = exit_code_of(ends, stop_requested=stop.requested)
             leave_message(end_of_node(ends, logs, code), environment)

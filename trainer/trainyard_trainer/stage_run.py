@@ -11,6 +11,7 @@ from trainyard_api.plan import RunPlan
 from trainyard_api.policy.failure import ProcessEnd, first_failure, normalized_exit_code
 from trainyard_api.status import Failure
 from trainyard_trainer.exit_records import read_exit_record, read_exit_records, stage_exit_record_path
+from trainyard_trainer.memory_kills import count_memory_kills, with_memory_kills
 from trainyard_trainer.processes import ChildProcess, log_tail, started, wait_a_moment
 
 SETTLE_SECONDS = 0.5
@@ -75,9 +76,11 @@ def run_stage(  # noqa: PLR0913 - what the runner knows and the plan does not
         grace_seconds: how long processes may take to save after they were asked to stop.
     """
     logs = Path(plan.paths.logs)
+    kills_before = count_memory_kills()
     with started(plan.stage(stage).nodes, logs, stage, os.environ) as children:
         watch(children, stop, tick, clock=clock, grace_seconds=grace_seconds)
-    return outcome_of(process_ends(children, stage, logs, clock()), stop)
+    ends = process_ends(children, stage, logs, clock())
+    return outcome_of(with_memory_kills(ends, kills_before, count_memory_kills()), stop)
 
 
 def outcome_of(ends: list[ProcessEnd], stop: StopControl) -> StageOutcome:

@@ -73,7 +73,7 @@ def first_failure(ends: Iterable[ProcessEnd]) -> Failure | None:
 def failure_reason(end: ProcessEnd) -> Reason:
     """Why a process ended; exit code 137 alone is no evidence of memory: anyone may send SIGKILL."""
     exit_code = normalized_exit_code(end.exit_code)
-    if end.out_of_memory:
+    if _ran_out_of_memory(end):
         return Reason.OUT_OF_MEMORY
     if exit_code in _REASONS:
         return _REASONS[ExitCode(exit_code)]
@@ -94,11 +94,16 @@ def _precedence(end: ProcessEnd) -> tuple[int, float, int]:
         tellingness = 3
     elif exit_code == ExitCode.RETRYABLE:
         tellingness = 2
-    elif end.out_of_memory or _signal_number(exit_code) or exit_code in PERMANENT_EXIT_CODES:
+    elif _ran_out_of_memory(end) or _signal_number(exit_code) or exit_code in PERMANENT_EXIT_CODES:
         tellingness = 0
     else:
         tellingness = 1
     return tellingness, end.ended_at, -1 if end.rank is None else end.rank
+
+
+def _ran_out_of_memory(end: ProcessEnd) -> bool:
+    """Whether its parent says so, or the agent that speaks for a killed rank did."""
+    return end.out_of_memory or (end.record is not None and end.record.reason == Reason.OUT_OF_MEMORY)
 
 
 def _signal_number(exit_code: int) -> int:
@@ -110,7 +115,7 @@ def _signal_number(exit_code: int) -> int:
 def _message(end: ProcessEnd) -> str:
     """What the process said itself, else what its exit code says."""
     exit_code = normalized_exit_code(end.exit_code)
-    if end.out_of_memory:
+    if _ran_out_of_memory(end):
         return "Killed because memory ran out; lower microBatchSize or sequenceLength, or give it more memory"
     if end.record is not None and end.record.message:
         return end.record.message
