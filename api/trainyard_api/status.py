@@ -2,13 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from trainyard_api.model import ApiModel
 from trainyard_api.names import Phase
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC, such as 2026-11-23T08:00:00Z."""
+
+Nats = Annotated[float, AfterValidator(lambda loss: round(loss, 4))]
+"""A loss for people, to 4 decimals: printer columns show what the status holds. Histories keep all digits."""
 
 
 class Condition(ApiModel):
@@ -43,9 +46,9 @@ class Progress(ApiModel):
     """Tokens processed, padding not counted."""
     percent: float = 0.0
     """Part of the stage that is done, 0 to 100."""
-    loss: float | None = None
+    loss: Nats | None = None
     """Training loss of the last step, in nats per predicted token."""
-    evaluation_loss: float | None = None
+    evaluation_loss: Nats | None = None
     """Loss on the held-out documents, in nats per predicted token."""
     metrics: dict[str, float] | None = None
     """Metrics of the task on the held-out examples, by name."""
@@ -83,7 +86,7 @@ class ModelStatus(ApiModel):
     """Format of the weights."""
     parameters: int
     """Number of parameters, tied ones counted once."""
-    evaluation_loss: float | None = None
+    evaluation_loss: Nats | None = None
     """Loss on the held-out documents, in nats per predicted token."""
     metrics: dict[str, float] | None = None
     """Metrics of the task on the held-out examples, by name."""

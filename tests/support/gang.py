@@ -1,20 +1,14 @@
 """Gangs of real processes for tests: a program started once per rank, meeting on loopback."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from trainyard_trainer.processes import free_port
+
 PROGRAMS = Path(__file__).parent / "programs"
 TIMEOUT_SECONDS = 240
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run_gang(program: str, world_size: int, *arguments: str) -> None:

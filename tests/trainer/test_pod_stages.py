@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from tests.support.gang import free_port
 from tests.support.progress_endpoint import RunningEndpoint
 from tests.support.runs import run_of
 from trainyard_api.names import ExitCode, PodEnvironment, Reason, Stage, progress_path
@@ -15,6 +14,7 @@ from trainyard_api.plan import Rendezvous, plan_run
 from trainyard_api.progress import ExitRecord
 from trainyard_api.status import ModelStatus
 from trainyard_operator.keys import RunKey
+from trainyard_trainer.processes import free_port
 
 STEPS = 6
 RUN = RunKey("default", "test", "uid-1")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainyard_api.status import ModelStatus
 from trainyard_trainer.checkpoint import TrainState
 from trainyard_trainer.progress import read_events, read_history, read_progress
 from trainyard_trainer.recorder import PROGRESS_INTERVAL_SECONDS, RATE_WINDOW_STEPS, Recorder, StepFigures
@@ -62,6 +63,15 @@ def test_the_report_has_the_figures_of_the_step_and_rates_over_the_newest_ones(t
     assert progress.packing_efficiency == 0.9
     assert progress.eta_seconds == round(79 * 0.5)
     assert report.checkpoint is None
+
+
+def test_the_status_has_losses_to_4_decimals_and_the_history_has_all_digits(tmp_path, clock):
+    recorder = Recorder(tmp_path, 0, clock)
+    recorder.step_done(state(1, evaluation_loss=1.98765432), figures(loss=2.12345678), total_steps=100)
+    progress = read_progress(tmp_path).progress
+    assert (progress.loss, progress.evaluation_loss) == (2.1235, 1.9877)
+    assert [record.loss for record in read_history(tmp_path)] == [2.12345678]
+    assert ModelStatus(uri="file:///m", parameters=1, evaluation_loss=1.98765432).evaluation_loss == 1.9877
 
 
 def test_an_evaluation_is_told_at_once(tmp_path, clock):

@@ -6,7 +6,6 @@ policies that the operator uses decide what follows the end of an attempt.
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from trainyard_trainer.display import Display
 from trainyard_trainer.local_status import Outcome, StatusKeeper
 from trainyard_trainer.metrics import MetricsServer
 from trainyard_trainer.models.rules import MODEL_RULES
-from trainyard_trainer.processes import wait_a_moment
+from trainyard_trainer.processes import free_port, wait_a_moment
 from trainyard_trainer.progress import (
     append_record,
     read_events,
@@ -117,13 +116,6 @@ def unused_fields(run: TrainingRun) -> list[str]:
         "ttlSecondsAfterFinished": run.spec.ttl_seconds_after_finished,
     }
     return [f"spec.{name}" for name, value in candidates.items() if value]
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -236,7 +228,7 @@ class LocalRunner:
     def tick(self) -> None:
         """Show what the processes tell, and look at the active deadline."""
         self.refresh()
-        active = active_seconds(self.status.status.attempts, self.clock())
+        active = active_seconds(self.status.status.accounting, self.status.status.attempts, self.clock())
         limit = self.run.spec.active_deadline_seconds
         if not self.stop.requested and is_deadline_exceeded(limit, active):
             self.stop.deadline_exceeded = True

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,3 +96,10 @@ def log_tail(path: Path, num_lines: int = LOG_TAIL_LINES) -> str:
 def wait_a_moment(seconds: float = 0.1) -> None:
     """Sleep between two looks at the children."""
     time.sleep(seconds)
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
