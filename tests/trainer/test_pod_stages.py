@@ -127,3 +127,19 @@ def test_preparation_that_fails_explains_itself(endpoint, plan_file, tmp_path):
     assert code == left.exit_code == ExitCode.INVALID_DATA
     assert "spec.data.sources[0].uri" in left.message
     assert left.message in log
+
+
+@pytest.mark.slow
+def test_a_warm_up_longer_than_the_data_allows_ends_the_preparation(endpoint, plan_file, tmp_path):
+    """Before the training gang holds accelerators, and with the number of steps that only the data tells."""
+    file, _ = plan_file
+    document = json.loads(file.read_text())
+    document["spec"]["training"]["budget"] = {"epochs": 1.0}
+    document["spec"]["training"]["schedule"] = {"name": "Linear", "warmupSteps": 100_000}
+    file.write_text(json.dumps(document))
+    message = tmp_path / "termination-log"
+    code, _ = run_stage(endpoint, plan_file, Stage.PREPARE, message)
+    left = ExitRecord.model_validate_json(message.read_bytes())
+    assert (code, left.reason) == (ExitCode.INVALID_CONFIGURATION, Reason.INVALID_CONFIGURATION)
+    assert "spec.training.schedule.warmupSteps: " in left.message
+    assert "100000 steps, and on this data the budget gives" in left.message
