@@ -109,7 +109,7 @@ OPERATOR_METRICS: tuple[MetricDefinition, ...] = (
     _histogram(OperatorMetric.QUEUE_SECONDS, "Seconds that a run waited for its pass", _WAIT_BUCKETS),
     _counter(
         OperatorMetric.API_REQUESTS,
-        "Requests to the API server; the code is an HTTP status, `timeout` or `error`",
+        "Requests to the API server; the code is an HTTP status, or `error` where there was no answer",
         "verb",
         "resource",
         "code",

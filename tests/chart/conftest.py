@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,18 +12,30 @@ from tests.cluster.fixtures import give_up
 from tests.cluster.go_tool import find_go
 from tests.cluster.keeper import Options
 from tests.cluster.needs import missing_for_control_plane
-from tests.cluster.recipes import missing_programs
+from tests.cluster.recipes import missing_programs, program_path
 from tests.support.helm import NAMESPACE, Helm
 
 
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """Helm without a cluster."""
-    if missing_programs(["helm"]):
-        if find_go() is None:
-            give_up("there is no Go to build Helm with: run `make init` or install Go")
-        build_programs(["helm"])
+    _build("helm")
     return Helm(tmp_path_factory.mktemp("helm"))
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """The program that tells when alerts fire, by Prometheus' own engine."""
+    _build("alerts")
+    return program_path("alerts")
+
+
+def _build(program: str) -> None:
+    """Build a program that needs no cluster."""
+    if missing_programs([program]):
+        if find_go() is None:
+            give_up(f"there is no Go to build {program} with: run `make init` or install Go")
+        build_programs([program])
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,14 @@ from tests.cluster.debian import install_node_packages, missing_node_packages
 from tests.cluster.go_tool import GoTool, find_go
 from tests.cluster.locations import cluster_cache
 from tests.cluster.needs import missing_for_control_plane, missing_for_real_node
-from tests.cluster.recipes import CONTROL_PLANE, REAL_NODE, missing_programs, program_path, recipe_of
+from tests.cluster.recipes import (
+    CONTROL_PLANE,
+    MONITORING,
+    REAL_NODE,
+    missing_programs,
+    program_path,
+    recipe_of,
+)
 from trainyard_api.errors import UnavailableError
 
 
@@ -91,7 +98,7 @@ def main() -> None:
     if problem := missing_for_control_plane():
         _say(problem)
         return
-    build_programs(CONTROL_PLANE)
+    build_programs([*CONTROL_PLANE, *MONITORING])
     if problem := missing_for_real_node():
         _say(problem)
         return

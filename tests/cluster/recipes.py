@@ -14,6 +14,8 @@ ETCD_VERSION = "3.6.6"
 KWOK_VERSION = "0.8.0"
 COREDNS_VERSION = "1.15.0"
 HELM_VERSION = "3.20.2"
+PROMETHEUS_VERSION = "0.313.5"
+"""Of the Go module; the product's is 3.13.5."""
 
 CONTROL_PLANE = (
     "etcd",
@@ -25,6 +27,7 @@ CONTROL_PLANE = (
     "helm",
 )
 REAL_NODE = ("kubelet", "kube-proxy", "coredns", "pause")
+MONITORING = ("alerts",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,12 @@ def _build_coredns(go: GoTool, work: Path, _program: str, target: Path) -> None:
     go.build(work, ".", target)
 
 
+def _build_alerts(go: GoTool, work: Path, _program: str, target: Path) -> None:
+    go.write_module(work, f"require github.com/prometheus/prometheus v{PROMETHEUS_VERSION}\n")
+    shutil.copy(SOURCES / "alerts" / "main.go", work)
+    go.build(work, ".", target)
+
+
 def _build_pause(_go: GoTool, _work: Path, _program: str, target: Path) -> None:
     run_compiler(["-static", "-Os", "-Wall", "-Werror", "-o", str(target), str(SOURCES / "pause.c")])
 
@@ -125,6 +134,11 @@ RECIPES = (
     Recipe(f"helm-{HELM_VERSION}", ("helm",), _build_helm),
     Recipe(
         f"coredns-{COREDNS_VERSION}-{_content_key(SOURCES / 'dns' / 'main.go')}", ("coredns",), _build_coredns
+    ),
+    Recipe(
+        f"alerts-{PROMETHEUS_VERSION}-{_content_key(SOURCES / 'alerts' / 'main.go')}",
+        ("alerts",),
+        _build_alerts,
     ),
     Recipe(f"pause-{_content_key(SOURCES / 'pause.c')}", ("pause",), _build_pause),
 )
