@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import API_VERSION, KIND, TRAINER_CONTAINER, KueueName, Label, Stage
+from trainyard_api.redact import redact
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.cluster import Object
@@ -59,6 +60,8 @@ class ObservedPod:
     uid: str
     resource_version: str
     run: RunKey
+    job_uid: str
+    """Job that made it; empty for a pod of the run's own."""
     stage: Stage
     attempt: int
     index: int
@@ -178,7 +181,7 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
     place = _place(raw)
     if place is None:
         return None
-    run, stage, attempt, index = place
+    run, job_uid, stage, attempt, index = place
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     state = _container_state(status)
@@ -193,6 +196,7 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         run=run,
+        job_uid=job_uid,
         stage=stage,
         attempt=attempt,
         index=index,
@@ -202,11 +206,11 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
         gated=bool(spec.get("schedulingGates")),
         unschedulable=scheduled.get("message", "") if is_unschedulable else "",
         waiting_reason=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
+        waiting_message=redact(waiting.get("message", "")),
         running="running" in state,
         end=end,
         reason=status.get("reason", ""),
-        message=status.get("message", ""),
+        message=redact(status.get("message", "")),
         disruption=disruption.get("reason", "") if is_disrupted else "",
         disruption_message=disruption.get("message", "") if is_disrupted else "",
         ended_at=now if end is not None or phase in ("Succeeded", "Failed") else None,
@@ -216,9 +220,9 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
 def observe_job(raw: Object) -> ObservedJob | None:
     """The Job in an object of the API server; None when it is no Job of a run."""
     place = _place(raw)
-    if place is None:
+    if place is None or place[1]:
         return None
-    run, stage, attempt, _ = place
+    run, _, stage, attempt, _ = place
     metadata, status = raw["metadata"], raw.get("status") or {}
     true = {
         condition["type"]: condition
@@ -247,11 +251,11 @@ def version_number(resource_version: str) -> int:
     return int(resource_version) if resource_version.isdigit() else 0
 
 
-def _place(raw: Object) -> tuple[RunKey, Stage, int, int] | None:
-    """Whose child an object is, and where it belongs; None for objects that only look like children.
+def _place(raw: Object) -> tuple[RunKey, str, Stage, int, int] | None:
+    """Whose child an object is, by which Job, and where it belongs; None for what only looks like a child.
 
     Labels alone are no proof, because whoever may create pods may set them: the owner reference has to name
-    the run, or for the pods of a Job, the Job.
+    the run, or a Job, of which `Store` knows whether it is the run's.
     """
     metadata = raw["metadata"]
     labels: Mapping[str, str] = metadata.get("labels") or {}
@@ -260,11 +264,14 @@ def _place(raw: Object) -> tuple[RunKey, Stage, int, int] | None:
     if not name or not uid or stage is None or not attempt.isdigit():
         return None
     owners: Iterable[Mapping[str, Any]] = metadata.get("ownerReferences") or ()
-    if not any(owner.get("uid") == uid or owner.get("kind") == "Job" for owner in owners):
+    is_own = any(owner.get("uid") == uid for owner in owners)
+    job_uid = "" if is_own else next((owner["uid"] for owner in owners if owner.get("kind") == "Job"), "")
+    if not is_own and not job_uid:
         return None
     index = labels.get(Label.NODE_INDEX) or labels.get("batch.kubernetes.io/job-completion-index") or "0"
     return (
         RunKey(metadata["namespace"], name, uid),
+        job_uid,
         stage,
         int(attempt),
         int(index) if index.isdigit() else 0,

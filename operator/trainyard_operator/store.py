@@ -18,6 +18,12 @@ class Children:
 
     pods: dict[str, ObservedPod] = field(default_factory=dict)
     jobs: dict[str, ObservedJob] = field(default_factory=dict)
+    job_uids: set[str] = field(default_factory=set)
+    """Every Job of the run that was seen, those that are gone too."""
+
+    def has(self, pod: ObservedPod) -> bool:
+        """Whether a pod is the run's: made by the operator, or by a Job that it made."""
+        return not pod.job_uid or pod.job_uid in self.job_uids
 
 
 class Store:
@@ -54,7 +60,7 @@ class Store:
     def pods(self, key: RunKey) -> Iterator[ObservedPod]:
         """The pods of a run, and those that were seen to go in its current attempts."""
         children = self._children.get(key)
-        return iter(()) if children is None else iter(list(children.pods.values()))
+        return iter(()) if children is None else filter(children.has, list(children.pods.values()))
 
     def jobs(self, key: RunKey) -> Iterator[ObservedJob]:
         """The Jobs of a run."""
@@ -64,7 +70,10 @@ class Store:
     def run_of_pod(self, namespace: str, pod_name: str, pod_uid: str) -> RunKey | None:
         """The run that a pod belongs to; None for a pod that is not there or is no pod of a known run."""
         uid, key = self._owners.get((namespace, pod_name), ("", None))
-        return key if uid == pod_uid and key in self._runs else None
+        if uid != pod_uid or key is None or key not in self._runs:
+            return None
+        children = self._children[key]
+        return key if children.has(children.pods[pod_name]) else None
 
     def put_run(self, run: ObservedRun) -> set[RunKey]:
         """Take over a version of a run."""
@@ -131,6 +140,7 @@ class Store:
         if known is not None and not _is_newer(job.resource_version, known.resource_version):
             return set()
         children.jobs[job.name] = job
+        children.job_uids.add(job.uid)
         return {job.run}
 
     def remove_job(self, job: ObservedJob) -> set[RunKey]:

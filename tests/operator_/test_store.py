@@ -7,7 +7,7 @@ import pytest
 from tests.support.operator_harness import NAMESPACE, run_document
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.status import TrainingRunStatus
-from trainyard_operator.observe import observe_pod, observe_run, version_number
+from trainyard_operator.observe import observe_job, observe_pod, observe_run, version_number
 from trainyard_operator.store import Store
 
 POD = {
@@ -174,3 +174,46 @@ def test_a_status_that_is_none_of_ours_is_refused_with_its_field():
     document["status"] = {"restarts": "many"}
     with pytest.raises(ConfigurationError, match=r"status\.restarts"):
         observe_run(document)
+
+
+def job_of(uid, owner="run-1"):
+    labels = POD["metadata"]["labels"] | {"trainyard.dev/stage": "prepare"}
+    metadata = {
+        "name": "speeches-p0",
+        "namespace": NAMESPACE,
+        "uid": uid,
+        "resourceVersion": "19",
+        "labels": labels,
+        "ownerReferences": [{"kind": "TrainingRun", "uid": owner}],
+    }
+    return observe_job({"metadata": metadata, "spec": {"completions": 1}})
+
+
+def pod_of_job(uid):
+    return pod_object(metadata={"ownerReferences": [{"kind": "Job", "uid": uid}]})
+
+
+def test_a_pod_of_a_job_counts_once_the_job_is_known_to_be_the_run_s():
+    store = Store()
+    run = run_object()
+    store.put_run(run)
+    pod = pod_of_job("job-1")
+    store.put_pod(pod)
+    assert list(store.pods(run.key)) == []
+    assert store.run_of_pod(NAMESPACE, pod.name, pod.uid) is None
+    job = job_of("job-1")
+    store.put_job(job)
+    assert list(store.pods(run.key)) == [pod]
+    assert store.run_of_pod(NAMESPACE, pod.name, pod.uid) == run.key
+    store.remove_job(job)
+    assert list(store.pods(run.key)) == [pod]
+
+
+def test_a_pod_of_somebody_else_s_job_is_never_the_run_s_whatever_its_labels_say():
+    store = Store()
+    run = run_object()
+    store.put_run(run)
+    store.put_job(job_of("job-1"))
+    store.put_pod(pod_of_job("job-2"))
+    assert list(store.pods(run.key)) == []
+    assert job_of("job-2", owner="run-2") is None
