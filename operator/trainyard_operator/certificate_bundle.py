@@ -6,6 +6,7 @@ leader from its first moment. What is published is public: certificates without 
 replicas do no harm, since nobody has their keys; the newest MAXIMUM_AUTHORITIES are kept.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -100,6 +101,7 @@ class BundlePublisher:
         self._name = name
         self._clock = clock
         self._checked_at: dict[str, float] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
         self.bundle = ""
         """The bundle as last seen or written."""
 
@@ -150,8 +152,13 @@ class BundlePublisher:
             ClusterError: the API server does not let us.
             NotLeadingError: another replica leads.
         """
-        if self._clock() - self._checked_at.get(namespace, float("-inf")) < CHECK_SECONDS:
-            return
+        # The runs of a burst come at once: the first looks, the others wait for what it finds.
+        async with self._locks.setdefault(namespace, asyncio.Lock()):
+            if self._clock() - self._checked_at.get(namespace, float("-inf")) >= CHECK_SECONDS:
+                await self._copy_to(namespace)
+
+    async def _copy_to(self, namespace: str) -> None:
+        """See `ensure`; asks the API server."""
         try:
             found = await self._fenced.get(CONFIG_MAPS, namespace, self._name)
         except NotFoundError:
@@ -165,6 +172,7 @@ class BundlePublisher:
     def forget(self, namespace: str) -> None:
         """Drop a namespace that has no run left."""
         self._checked_at.pop(namespace, None)
+        self._locks.pop(namespace, None)
 
     async def ensure_everywhere(self) -> None:
         """Copy a changed bundle to all namespaces that have runs.

@@ -277,3 +277,17 @@ def test_the_operators_namespace_may_have_runs_too(config_maps, clock):
 
     asyncio.run(lead())
     assert config_maps.writes == ["operators"]
+
+
+def test_the_runs_of_a_burst_bring_the_bundle_to_their_namespace_once(config_maps, clock):
+    (pem,) = pems(1, clock)
+    leader = publisher(config_maps, clock)
+
+    async def lead():
+        await leader.publish(pem)
+        reads = config_maps.num_reads
+        await asyncio.gather(*(leader.ensure("team") for _ in range(20)))
+        return config_maps.num_reads - reads
+
+    assert asyncio.run(lead()) == 1
+    assert config_maps.writes == ["operators", "team"]
