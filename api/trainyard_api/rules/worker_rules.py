@@ -1,6 +1,5 @@
 """Rules of the worker pods."""
 
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -13,13 +12,11 @@ from trainyard_api.spec import TrainingRun
 _RESOURCE_KEYS = ("limits", "requests", "claims")
 _POD_TEMPLATE_KEYS = ("metadata", "spec")
 _IMAGE = "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
-_EXTENDED_RESOURCE = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 _OBJECT_NAME = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 _MAXIMUM_LABEL_LENGTH = 63
 _MAXIMUM_NAME_LENGTH = 253
-_TPU = "google.com/tpu"
-_TPU_ACCELERATOR = "cloud.google.com/gke-tpu-accelerator"
-_TPU_TOPOLOGY = "cloud.google.com/gke-tpu-topology"
+_DRIVEN_DEVICES = r"^(nvidia\.com/(gpu|gpu\.shared|mig-[0-9a-z.-]+)|amd\.com/gpu)$"
+"""What PyTorch's CUDA and ROCm builds compute on; with other devices a run would train on the CPU."""
 
 
 def _resource_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -85,44 +82,6 @@ def _pod_template_problems(run: TrainingRun) -> Iterable[Problem]:
             )
 
 
-def _tpu_problems(run: TrainingRun) -> Iterable[Problem]:
-    """TPUs without the node selectors that choose a slice, or in another number than the slice has.
-
-    GKE places TPU pods by these two labels, and a slice is used as a whole (GKE, "Deploy TPU workloads").
-    """
-    workers = run.spec.workers
-    if workers.accelerator.resource_name != _TPU or not workers.accelerator.count:
-        return
-    spec = workers.pod_template.get("spec")
-    selector = spec.get("nodeSelector") if isinstance(spec, dict) else None
-    labels = selector if isinstance(selector, dict) else {}
-    for label, example in ((_TPU_ACCELERATOR, "tpu-v5-lite-podslice"), (_TPU_TOPOLOGY, "2x4")):
-        if label not in labels:
-            yield Problem(
-                "spec.workers.podTemplate.spec.nodeSelector",
-                f"TPU pods need the node label {label}",
-                f"Add {label}: {example}, with the value of your slice",
-            )
-    topology = labels.get(_TPU_TOPOLOGY)
-    if topology is None:
-        return
-    if not isinstance(topology, str) or not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4}){1,2}", topology):
-        yield Problem(
-            f"spec.workers.podTemplate.spec.nodeSelector.{_TPU_TOPOLOGY}",
-            f"{topology!r} is no topology",
-            "Write it as 2x4 or 4x4x4",
-        )
-        return
-    chips = math.prod(int(side) for side in topology.split("x"))
-    if workers.nodes * workers.accelerator.count % chips:
-        yield Problem(
-            "spec.workers.accelerator.count",
-            f"nodes {workers.nodes} x count {workers.accelerator.count} is no multiple of the {chips} chips "
-            f"of a slice {topology}",
-            "Set nodes and count so that they use whole slices",
-        )
-
-
 WORKER_RULES: tuple[Rule, ...] = (
     predicate_rule(
         path="spec.workers.processesPerNode",
@@ -145,12 +104,6 @@ WORKER_RULES: tuple[Rule, ...] = (
         remedy="Write pod fields under podTemplate.spec",
         check=_pod_template_problems,
     ),
-    Rule(
-        fields=("spec.workers.podTemplate", "spec.workers.accelerator"),
-        problem="TPUs lack the node selectors of their slice, or do not fill it",
-        remedy=f"Set {_TPU_ACCELERATOR} and {_TPU_TOPOLOGY} in podTemplate.spec.nodeSelector",
-        check=_tpu_problems,
-    ),
     predicate_rule(
         path="spec.workers.image",
         fields=("spec.workers.image",),
@@ -163,11 +116,11 @@ WORKER_RULES: tuple[Rule, ...] = (
     predicate_rule(
         path="spec.workers.accelerator.resourceName",
         fields=("spec.workers.accelerator",),
-        holds=lambda spec: bool(re.fullmatch(_EXTENDED_RESOURCE, spec.workers.accelerator.resource_name)),
-        problem="it is no extended resource, whose names are domain/name",
-        remedy="Write nvidia.com/gpu, amd.com/gpu, google.com/tpu, habana.ai/gaudi or what your nodes offer",
+        holds=lambda spec: bool(re.fullmatch(_DRIVEN_DEVICES, spec.workers.accelerator.resource_name)),
+        problem="the trainer drives no such device, and would train on the CPU",
+        remedy="Write nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-... or amd.com/gpu",
         node="spec.workers.accelerator",
-        cel=f"self.resourceName.matches('{_EXTENDED_RESOURCE}')",
+        cel=f"self.resourceName.matches('{_DRIVEN_DEVICES}')".replace("\\", "\\\\"),
     ),
     predicate_rule(
         path="spec.scheduling.queueName",
