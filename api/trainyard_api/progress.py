@@ -12,6 +12,15 @@ from trainyard_api.model import ApiModel
 from trainyard_api.status import CheckpointStatus, Progress, Timestamp
 
 
+class WorkSeconds(ApiModel):
+    """Where the seconds of all optimizer steps of a run went, over all attempts."""
+
+    productive: float
+    """Seconds of steps that were done for the first time."""
+    recompute: float
+    """Seconds of steps that had to be done again."""
+
+
 class ProgressReport(ApiModel):
     """The newest state of the training processes."""
 
@@ -21,6 +30,8 @@ class ProgressReport(ApiModel):
     """How far the stage is."""
     checkpoint: CheckpointStatus | None = None
     """The newest committed checkpoint."""
+    work: WorkSeconds | None = None
+    """Where the time of the steps went; not set before the first."""
 
 
 class HistoryRecord(ApiModel):

@@ -62,6 +62,8 @@ class Progress(ApiModel):
     """Fraction of the positions of a batch that hold tokens, 0 to 1."""
     eta_seconds: int | None = None
     """Seconds left of the stage, estimated."""
+    last_step_at: Timestamp | None = None
+    """When the operator first heard of the newest optimizer step. Not used on a laptop."""
     updated_at: Timestamp
     """When this was written."""
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainyard_api.names import File, Label, Reason, Stage
+from trainyard_api.names import Label, Reason, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRun
 from trainyard_operator.cluster import CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES, Cluster, Deletion, Object
@@ -28,11 +28,11 @@ from trainyard_operator.resources import (
     build_prepare_job,
     build_service,
     build_stage,
-    config_map_name,
     plan_for_cluster,
     service_name,
 )
 from trainyard_operator.store import Store
+from trainyard_operator.stored_plan import read_plan
 
 LOGGER = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Actor:
         """The plan of an attempt: the stored one, or a new one that gets stored."""
         if not begin.is_new:
             try:
-                return await self._read_plan(owner, begin.attempt)
+                return await read_plan(self._cluster, owner, begin.attempt)
             except NotFoundError:
                 pass  # somebody deleted it; it is made again below
         return await self._stored_plan(owner, plan_for_cluster(run, owner, begin.attempt, self._defaults))
@@ -164,13 +164,8 @@ class Actor:
         try:
             await self._cluster.create(CONFIG_MAPS, owner.namespace, body)
         except AlreadyExistsError:
-            return await self._read_plan(owner, plan.attempt)
+            return await read_plan(self._cluster, owner, plan.attempt)
         return plan
-
-    async def _read_plan(self, owner: Owner, attempt: int) -> RunPlan:
-        """The stored plan of an attempt."""
-        stored = await self._cluster.get(CONFIG_MAPS, owner.namespace, config_map_name(owner, attempt))
-        return RunPlan.model_validate_json(stored["data"][File.PLAN.value])
 
     async def _service(self, owner: Owner, begin: Begin) -> None:
         """See to it that the run's Service selects the gang of this attempt."""

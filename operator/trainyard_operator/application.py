@@ -187,6 +187,9 @@ class Application:
     def _progress_told(self, key: RunKey) -> None:
         """The processes of a run told something."""
         received = self.progress.newest(key)
+        run = self.store.run(key)
+        if run is not None:
+            self.steps.recall(run)
         if received is not None:
             self.steps.record(key, received.report, received.received_at)
         self.reconciler.progress_changed(key)

@@ -4,16 +4,18 @@ Nothing here is remembered: every pass may be the first after a crash. What a la
 status, and an end is written there before anything that follows from it is done.
 """
 
+import zlib
 from collections.abc import Sequence
 
 from trainyard_api.names import ConditionType, ExitCode, Reason, Stage
 from trainyard_api.policy.conditions import find_condition, holds, is_finished
+from trainyard_api.policy.ledger import add_stall, with_work
 from trainyard_api.policy.restart import Action, backoff_seconds, count_faults, decide_after_end
 from trainyard_api.policy.stages import first_stage, following_stage
 from trainyard_api.policy.waiting import Deadline, Work, deadlines
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import Attempt, Failure, ModelStatus
-from trainyard_api.timestamps import parse_timestamp
+from trainyard_api.timestamps import format_timestamp, parse_timestamp
 from trainyard_operator.ends import end_of, model_of
 from trainyard_operator.facts import Begin, Decision, Facts, Stop
 from trainyard_operator.gang import (
@@ -28,6 +30,10 @@ from trainyard_operator.observe import ObservedJob, ObservedPod
 from trainyard_operator.settings import Settings
 from trainyard_operator.status import StatusDraft
 
+QUOTA_PATIENCE_SECONDS = 60.0
+"""How long a part of a gang keeps its pods while a quota refuses the rest."""
+QUOTA_RETRY_SECONDS = 60.0
+"""How long they are gone before the gang is tried again; up to twice that, so that two gangs part."""
 RECHECK_SECONDS = 15.0
 """How often a cause that no watch tells of, such as a missing claim, is looked for again."""
 
@@ -64,7 +70,7 @@ def _start(facts: Facts, run: TrainingRun, draft: StatusDraft, settings: Setting
     if facts.obstacle is not None:
         draft.condition(ConditionType.ADMITTED, "False", facts.obstacle.reason, facts.obstacle.message)
         return Decision(draft, stops=stops, wake_after=RECHECK_SECONDS)
-    wait = _backoff_left(draft)
+    wait = _backoff_left(facts, draft)
     if wait > 0.0:
         return Decision(draft, stops=stops, wake_after=wait)
     draft.clear(ConditionType.SUSPENDED, Reason.RESUMED)
@@ -93,10 +99,10 @@ def _continue(
         return _fault(run, draft, end.failure)
     due = deadlines(run.spec, attempt, _work(facts, draft), draft.now)
     if due and due[0].seconds_left <= 0.0:
-        return _overdue(run, draft, due[0])
+        return _overdue(run, draft, due[0], facts.last_step_at)
     wakes = [wake for wake in (end.wake_after, due[0].seconds_left if due else None) if wake is not None]
     if attempt.pods_created_at is None and not facts.problems:
-        return _begin(facts, draft, is_new=False, wake_after=min(wakes, default=None))
+        return _begin_again(facts, run, draft, gang, wakes)
     return _look_on(draft, gang, _leftovers(facts, attempt.number, settings.fault_grace_seconds), wakes)
 
 
@@ -180,9 +186,13 @@ def _fault(run: TrainingRun, draft: StatusDraft, failure: Failure) -> Decision:
     return Decision(draft, wake_after=0.0)
 
 
-def _overdue(run: TrainingRun, draft: StatusDraft, deadline: Deadline) -> Decision:
+def _overdue(
+    run: TrainingRun, draft: StatusDraft, deadline: Deadline, last_step_at: float | None
+) -> Decision:
     """A deadline is over: a stall is a fault, the others end the run."""
     if deadline.reason is Reason.STALLED:
+        if last_step_at is not None:
+            draft.update(accounting=add_stall(draft.status.accounting, draft.now - last_step_at))
         failure = Failure(
             exit_code=ExitCode.RETRYABLE, reason=deadline.reason.value, message=deadline.message
         )
@@ -269,9 +279,12 @@ def _take_progress(facts: Facts, draft: StatusDraft) -> None:
     report, attempt, known = facts.report.report, draft.attempt, draft.status.checkpoint
     if report.checkpoint is not None and (known is None or report.checkpoint.step > known.step):
         draft.update(checkpoint=report.checkpoint)
+    if report.work is not None:
+        draft.update(accounting=with_work(draft.status.accounting, report.work))
     if attempt is None or report.attempt != attempt.number:
         return
-    draft.update(progress=report.progress)
+    heard_at = None if facts.last_step_at is None else format_timestamp(facts.last_step_at)
+    draft.update(progress=report.progress.model_copy(update={"last_step_at": heard_at}))
     if report.progress.stage == Stage.TRAIN and report.progress.step > 0:
         draft.condition(ConditionType.PROGRESSING, "True", Reason.STEPS_REPORTED)
 
@@ -323,10 +336,46 @@ def _stop_of(
     return Stop(attempt, grace_seconds, bare, at_work) if bare or at_work else None
 
 
-def _backoff_left(draft: StatusDraft) -> float:
+def _begin_again(
+    facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang, wakes: list[float]
+) -> Decision:
+    """Objects of the stage are missing yet: make them, unless a quota has held up a part for too long."""
+    if _is_held_up(draft, gang):
+        return _release(run, draft, gang)
+    return _begin(facts, draft, is_new=False, wake_after=min(wakes, default=None))
+
+
+def _is_held_up(draft: StatusDraft, gang: Gang) -> bool:
+    """Whether a quota has let in only a part of a gang for so long that its pods should make room."""
+    condition = find_condition(draft.status.conditions, ConditionType.ADMITTED)
+    if condition is None or (condition.status, condition.reason) != ("False", Reason.QUOTA_EXCEEDED):
+        return False
+    waited = draft.now - parse_timestamp(condition.last_transition_time)
+    return bool(gang.present and gang.missing) and waited >= QUOTA_PATIENCE_SECONDS
+
+
+def _release(run: TrainingRun, draft: StatusDraft, gang: Gang) -> Decision:
+    """End an attempt whose gang never was whole; that is no fault of the run."""
+    message = (
+        f"{len(gang.present)} of {gang.size} pods were admitted for {QUOTA_PATIENCE_SECONDS:.0f} s; "
+        "they make room for others, and the gang is tried again"
+    )
+    failure = Failure(exit_code=ExitCode.PREEMPTED, reason=Reason.QUOTA_EXCEEDED.value, message=message)
+    _close(run, draft, "Preempted", ExitCode.PREEMPTED, failure)
+    draft.condition(ConditionType.ADMITTED, "False", Reason.QUOTA_EXCEEDED, message)
+    draft.condition(ConditionType.RUNNING, "False", Reason.QUOTA_EXCEEDED, message)
+    return Decision(draft, wake_after=0.0)
+
+
+def _backoff_left(facts: Facts, draft: StatusDraft) -> float:
     """Seconds until the next attempt may start."""
     last = draft.status.attempts[-1] if draft.status.attempts else None
-    if last is None or last.outcome != "Failed" or last.finished_at is None:
+    if last is None or last.finished_at is None:
+        return 0.0
+    if last.failure is not None and last.failure.reason == Reason.QUOTA_EXCEEDED:
+        spread = zlib.crc32(facts.run.key.uid.encode()) / 2**32
+        return parse_timestamp(last.finished_at) + QUOTA_RETRY_SECONDS * (1.0 + spread) - draft.now
+    if last.outcome != "Failed":
         return 0.0
     delay = backoff_seconds(draft.status.faults_since_checkpoint)
     return min(delay, parse_timestamp(last.finished_at) + delay - draft.now)

@@ -3,7 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -20,9 +20,10 @@ from trainyard_operator.gang import gang_of
 from trainyard_operator.keys import RunKey
 from trainyard_operator.observe import ObservedRun, observe_job, observe_pod
 from trainyard_operator.progress_store import ProgressStore
-from trainyard_operator.resources import WorkerDefaults, problems_of_templates
+from trainyard_operator.resources import Owner, WorkerDefaults, problems_of_templates
 from trainyard_operator.steps import StepWatch
 from trainyard_operator.store import Store
+from trainyard_operator.stored_plan import read_plan
 
 KEPT_SPECS = 256
 """Validated specs in memory; reading one again takes about a millisecond."""
@@ -92,17 +93,39 @@ class Gatherer:
         if attempts and attempts[-1].finished_at is None:
             await self._confirm_children(run)
             return self._facts(run, reading.spec, problems=reading.problems)
-        problems, reason = await self._problems(run, reading)
-        found = None if problems else self._obstacle(run)
-        spec = reading.spec
-        if spec is not None and not problems and found is None and run.upstream_names:
-            spec = with_models(spec, self._lookup(key.namespace))
-        return self._facts(run, spec, problems=problems, reason=reason, found=found)
+        return await self._before_start(run, await self._resolved_before(run, reading))
 
     def forget(self, key: RunKey) -> None:
         """Drop what is kept of a run that is gone."""
         for place in [place for place in self._readings if place[0] == key.uid]:
             del self._readings[place]
+
+    async def _before_start(self, run: ObservedRun, reading: Reading) -> Facts:
+        """The facts of a run that is about to begin an attempt."""
+        problems, reason = await self._problems(run, reading)
+        spec = reading.spec
+        if spec is None or problems or not _needs_models(spec):
+            return self._facts(run, spec, problems=problems, reason=reason)
+        found = self._obstacle(run)
+        if found is None:
+            spec = with_models(spec, self._lookup(run.key.namespace))
+        return self._facts(run, spec, reason=reason, found=found)
+
+    async def _resolved_before(self, run: ObservedRun, reading: Reading) -> Reading:
+        """The spec with the models that an earlier attempt started from.
+
+        They stay what they were: the run that made them may be gone by now, or have been made anew.
+        """
+        if reading.spec is None or not run.upstream_names or not run.status.attempts:
+            return reading
+        owner = Owner(run.key.name, run.key.namespace, run.key.uid)
+        try:
+            plan = await read_plan(self._cluster, owner, run.status.attempts[-1].number)
+        except NotFoundError:
+            return reading  # somebody deleted it; the models are looked for anew
+        models = {"model": plan.spec.model, "distillation": plan.spec.distillation}
+        spec = reading.spec.model_copy(update={"spec": reading.spec.spec.model_copy(update=models)})
+        return replace(reading, spec=spec)
 
     def _facts(
         self,
@@ -113,6 +136,7 @@ class Gatherer:
         reason: Reason = Reason.SPEC_INVALID,
         found: Obstacle | None = None,
     ) -> Facts:
+        self._steps.recall(run)
         return Facts(
             run=run,
             spec=spec,
@@ -151,17 +175,39 @@ class Gatherer:
         """What is wrong with a run that is about to start, the state of the cluster included."""
         if reading.spec is None or reading.problems:
             return reading.problems, Reason.SPEC_INVALID
-        found = self._obstacle(run)
+        found = self._obstacle(run) if _needs_models(reading.spec) else None
         if found is not None and found.reason in _FATAL_OBSTACLES:
             remedy = "Create that TrainingRun, or name another one"
             return (Problem("spec.model.fromRun.name", found.message, remedy),), found.reason
+        elsewhere = self._storage_problem(run, reading.spec)
+        if elsewhere is not None:
+            return (elsewhere,), Reason.SPEC_INVALID
         claim = await self._claim_problem(reading.spec)
         return ((), Reason.SPEC_VALID) if claim is None else ((claim,), Reason.CLAIM_MISSING)
 
+    def _storage_problem(self, run: ObservedRun, spec: TrainingRun) -> Problem | None:
+        """The problem that a model lies on another claim than the one that the pods will have, if so."""
+        claim = self._claim_name(spec)
+        for name in run.upstream_names if _needs_models(spec) else ():
+            upstream = self._store.run_by_name(run.key.namespace, name)
+            made = None if upstream is None else self._read(upstream).spec
+            if made is not None and self._claim_name(made) != claim:
+                return Problem(
+                    "spec.storage.volumeClaim.claimName",
+                    f"TrainingRun {name} keeps its model on claim {self._claim_name(made)}, which the pods "
+                    f"of this run, with claim {claim}, cannot read",
+                    f"Set it to {self._claim_name(made)}",
+                )
+        return None
+
+    def _claim_name(self, spec: TrainingRun) -> str:
+        """The claim that a run keeps its things on."""
+        volume = spec.spec.storage.volume_claim
+        return self._defaults.default_claim_name if volume is None else volume.claim_name
+
     async def _claim_problem(self, spec: TrainingRun) -> Problem | None:
         """The problem that the run's claim does not exist, if so."""
-        volume = spec.spec.storage.volume_claim
-        name = self._defaults.default_claim_name if volume is None else volume.claim_name
+        name = self._claim_name(spec)
         namespace = spec.metadata.namespace
         found_at = self._claims.get((namespace, name))
         if found_at is not None and self._clock() - found_at < CLAIM_SECONDS:
@@ -211,3 +257,10 @@ class Gatherer:
             return None if run is None or run.deleting else Upstream(run.status, run.upstream_names)
 
         return lookup
+
+
+def _needs_models(run: TrainingRun) -> bool:
+    """Whether a run still refers to the models of others."""
+    distillation = run.spec.distillation
+    teacher = None if distillation is None else distillation.teacher.from_run
+    return run.spec.model.from_run is not None or teacher is not None

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
-from trainyard_api.names import Stage
+from trainyard_api.names import ConditionType, Stage
+from trainyard_api.policy.conditions import holds
 from trainyard_api.progress import ProgressReport
+from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.keys import RunKey
+from trainyard_operator.observe import ObservedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +18,19 @@ class _Step:
 
 
 class StepWatch:
-    """In memory only: after a restart of the operator, the time counts from the next report on."""
+    """In memory; a new operator goes on from what the status tells, at most a status write behind."""
 
     def __init__(self) -> None:
         self._newest: dict[RunKey, _Step] = {}
+
+    def recall(self, run: ObservedRun) -> None:
+        """Take over from a run's status what another operator knew; what is known already stays."""
+        progress = run.status.progress
+        if run.key in self._newest or progress is None:
+            return
+        if holds(run.status.conditions, ConditionType.PROGRESSING):
+            heard_at = parse_timestamp(progress.last_step_at or progress.updated_at)
+            self._newest[run.key] = _Step(run.status.attempt, progress.step, heard_at)
 
     def record(self, key: RunKey, report: ProgressReport, now: float) -> None:
         """Look at a report; one that repeats its step is no progress."""

@@ -3,11 +3,12 @@
 import pytest
 
 from trainyard_api.names import Reason, Stage
-from trainyard_api.policy.ledger import add_attempt, add_stage
+from trainyard_api.policy.ledger import add_attempt, add_stage, add_stall, with_work
 from trainyard_api.policy.restart import EndedAttempt, count_faults, faults_since_checkpoint
 from trainyard_api.policy.stages import first_stage, following_stage
 from trainyard_api.policy.upstream import Upstream, obstacle
 from trainyard_api.policy.waiting import Work, active_seconds_of, deadlines
+from trainyard_api.progress import WorkSeconds
 from trainyard_api.status import Accounting, Attempt, Condition, TrainingRunStatus
 from trainyard_api.timestamps import format_timestamp
 from trainyard_api.validation import load_run_file
@@ -199,3 +200,11 @@ def test_the_ledger_adds_waiting_and_work():
     assert second.lost_seconds.queue == 40
     assert second.lost_seconds.restart == 30
     assert second.lost_seconds.startup == 20
+
+
+def test_the_ledger_takes_over_what_the_processes_tell_and_forgets_nothing():
+    account = with_work(Accounting(), WorkSeconds(productive=90.0, recompute=5.0))
+    account = with_work(account, WorkSeconds(productive=80.0, recompute=9.0))
+    account = add_stall(add_stall(account, 30.0), -2.0)
+    assert account.productive_seconds == 90.0
+    assert (account.lost_seconds.recompute, account.lost_seconds.stall) == (9.0, 30.0)

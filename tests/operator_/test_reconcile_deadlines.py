@@ -1,7 +1,9 @@
 """Deadlines of every kind, and what they count."""
 
+import pytest
+
 from tests.support.fake_nodes import Life, ordinary_life, place_of
-from tests.support.operator_harness import play, run_document
+from tests.support.operator_harness import crash_at, play, run_document
 
 
 def train_life(**life):
@@ -136,5 +138,48 @@ def test_a_deadline_that_is_set_later_counts_from_the_start():
         world.edit(activeDeadlineSeconds=50)
         await world.after(5)
         assert world.condition("Failed")[1] == "DeadlineExceeded"
+
+    play(scenario, life_of=train_life(run_seconds=None))
+
+
+def die(world, number=1):
+    """The operator's process ends at its next request, for which a change of the run is the reason."""
+    world.cluster.fault = crash_at(1, committed=False)
+    world.edit(ttlSecondsAfterFinished=10_000 + number)
+
+
+def test_a_new_operator_does_not_take_training_that_went_on_for_a_start_up_that_takes_too_long():
+    async def scenario(world):
+        key = world.create(run_document(startupDeadlineSeconds=50))
+        await world.after(40)
+        for step in range(1, 20):
+            world.report(key, attempt=0, step=step)
+            await world.after(10)
+        die(world)
+        world.report(key, attempt=0, step=20)
+        await world.after(30)
+        assert world.starts == 2
+        await world.after(300)
+        assert world.status().phase == "Running"
+
+    play(scenario, life_of=train_life(run_seconds=None))
+
+
+def test_a_stall_is_noticed_in_time_although_the_operator_starts_again_in_between():
+    async def scenario(world):
+        key = world.create(run_document(stallTimeoutSeconds=100))
+        await world.after(40)
+        for step in (1, 2):
+            world.report(key, attempt=0, step=step)
+            await world.after(12)
+        for number in range(6):
+            await world.after(10)
+            die(world, number)
+            world.report(key, attempt=0, step=2)
+        assert world.starts > 2
+        await world.after(45)
+        status = world.status()
+        assert status.attempts[0].failure.reason == "Stalled"
+        assert status.accounting.lost_seconds.stall == pytest.approx(100, abs=12)
 
     play(scenario, life_of=train_life(run_seconds=None))

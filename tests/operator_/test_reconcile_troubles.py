@@ -1,5 +1,7 @@
 """Runs that cannot start, or not yet: what they say, and that they recover when the cause is gone."""
 
+import json
+
 import pytest
 
 from tests.support.fake_nodes import Life, ordinary_life, place_of
@@ -274,5 +276,77 @@ def test_a_status_that_is_not_ours_is_left_alone():
         await world.after(60)
         assert world.cluster.writes() == {}
         assert world.cluster.stored(RUNS, NAMESPACE, "speeches")["status"] == {"phase": "Dancing"}
+
+    play(scenario)
+
+
+def test_a_downstream_run_restarts_from_the_same_model_when_its_upstream_is_gone():
+    fails = [True]
+
+    def life(pod):
+        is_second = pod["metadata"]["labels"]["trainyard.dev/run"] == "student"
+        if is_second and place_of(pod)[0] == "train":
+            return Life(run_seconds=20, exit_code=1 if fails else 0)
+        return ordinary_life(pod)
+
+    async def scenario(world):
+        world.create(run_document("teacher"))
+        world.create(downstream("student", "teacher"))
+        while world.status("student").phase != "Running":
+            await world.after(5)
+        world.delete("teacher")
+        await world.after(15)
+        fails.clear()
+        await world.after(200)
+        status = world.status("student")
+        assert [attempt.outcome for attempt in status.attempts] == ["Failed", "Succeeded"]
+        plans = [
+            json.loads(stored["data"]["plan.json"])["paths"]["baseModel"]
+            for stored in world.cluster.objects(CONFIG_MAPS)
+            if "student" in stored["metadata"]["name"]
+        ]
+        assert plans == ["file:///data/runs/speeches/model"] * 2
+
+    play(scenario, life_of=life)
+
+
+def test_a_model_on_another_claim_is_refused_before_any_pod():
+    async def scenario(world):
+        world.create(run_document("teacher"))
+        document = downstream("student", "teacher")
+        document["spec"]["storage"] = {"volumeClaim": {"claimName": "corpus"}}
+        world.create(document)
+        await world.after(100)
+        truth, reason, message = world.condition("Validated", "student")
+        assert (truth, reason) == ("False", "SpecInvalid")
+        assert "TrainingRun teacher keeps its model on claim trainyard" in message
+        assert world.pods(name="student") == []
+
+    play(scenario)
+
+
+def test_a_part_of_a_gang_makes_room_when_a_quota_keeps_the_rest_out():
+    async def scenario(world):
+        refused = True
+
+        def fault(call, committed):
+            is_asked = not committed and (call.verb, call.resource) == ("create", "pods")
+            if refused and is_asked and len(world.pods("train")) >= 2:
+                raise ForbiddenError('pods "x" is forbidden: exceeded quota: team')
+
+        world.cluster.fault = fault
+        world.create(run_document(workers={"nodes": 4}))
+        await world.after(60)
+        assert len(world.pods("train")) == 2
+        assert world.condition("Admitted")[:2] == ("False", "QuotaExceeded")
+        await world.after(130)
+        assert world.status().attempts[0].outcome == "Preempted"
+        assert world.status().attempts[0].failure.reason == "QuotaExceeded"
+        assert "2 of 4 pods" in world.status().attempts[0].failure.message
+        refused = False
+        await world.after(400)
+        status = world.status()
+        assert status.phase == "Succeeded"
+        assert (status.restarts, status.faults_since_checkpoint) == (0, 0)
 
     play(scenario)

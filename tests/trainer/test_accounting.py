@@ -19,11 +19,11 @@ def events(*rows):
     [
         ([], 0.0, 0.0),
         (steps((1, 2.0), (2, 3.0)), 5.0, 0.0),
-        (steps((1, 2.0), (2, 3.0), (2, 4.0), (3, 1.0)), 7.0, 3.0),
+        (steps((1, 2.0), (2, 3.0), (2, 4.0), (3, 1.0)), 6.0, 4.0),
         (steps((1, 2.0), (1, 2.0), (1, 2.0)), 2.0, 4.0),
     ],
 )
-def test_the_last_time_that_a_step_was_done_lasts_and_the_others_are_recomputed(
+def test_the_first_time_that_a_step_was_done_is_productive_and_the_others_are_recomputed(
     history, productive, recompute
 ):
     evaluation = HistoryRecord(step=3, time=0.0, evaluation_loss=1.0)

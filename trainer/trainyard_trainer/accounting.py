@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from trainyard_api.progress import EventRecord, HistoryRecord
+from trainyard_api.progress import EventRecord, HistoryRecord, WorkSeconds
 from trainyard_api.status import Accounting, LostSeconds
 
 STARTUP = "Startup"
@@ -12,6 +12,36 @@ RESTARTING = "Restarting"
 """Type of the event of an attempt that ended in a fault and is followed by another at once."""
 
 
+class WorkLedger:
+    """Adds up the seconds of steps; a step that was done before counts as done again.
+
+    Args:
+        history_lines: what was written so far, repeated steps included.
+    """
+
+    def __init__(self, history_lines: Iterable[HistoryRecord] = ()) -> None:
+        self._newest_step = 0
+        self._productive = 0.0
+        self._recompute = 0.0
+        for record in history_lines:
+            self.add(record)
+
+    def add(self, record: HistoryRecord) -> None:
+        """Take over a line; one of an evaluation has no seconds."""
+        if record.step_seconds is None:
+            return
+        if record.step > self._newest_step:
+            self._newest_step = record.step
+            self._productive += record.step_seconds
+        else:
+            self._recompute += record.step_seconds
+
+    @property
+    def work(self) -> WorkSeconds:
+        """The sums."""
+        return WorkSeconds(productive=round(self._productive, 1), recompute=round(self._recompute, 1))
+
+
 def account(history_lines: Iterable[HistoryRecord], events: Sequence[EventRecord]) -> Accounting:
     """Seconds of steps that lasted, of steps done again, of starting, and of coming back from faults.
 
@@ -19,18 +49,12 @@ def account(history_lines: Iterable[HistoryRecord], events: Sequence[EventRecord
         history_lines: every line that was written, repeated steps included.
         events: every event.
     """
-    newest: dict[int, float] = {}
-    total = 0.0
-    for record in history_lines:
-        if record.step_seconds is not None:
-            total += record.step_seconds
-            newest[record.step] = record.step_seconds
-    productive = sum(newest.values())
+    work = WorkLedger(history_lines).work
     startup, restart = startup_and_restart_seconds(events)
     return Accounting(
-        productive_seconds=round(productive, 1),
+        productive_seconds=work.productive,
         lost_seconds=LostSeconds(
-            startup=round(startup, 1), restart=round(restart, 1), recompute=round(total - productive, 1)
+            startup=round(startup, 1), restart=round(restart, 1), recompute=work.recompute
         ),
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from trainyard_api.names import File, Stage
 from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
 from trainyard_api.status import CheckpointStatus, Progress
+from trainyard_trainer.accounting import WorkLedger
 from trainyard_trainer.checkpoint import CommittedCheckpoint, TrainState
-from trainyard_trainer.progress import append_record, timestamp, write_json_atomically
+from trainyard_trainer.progress import append_record, read_history_lines, timestamp, write_json_atomically
 from trainyard_trainer.progress_push import ProgressSink, publish
 from trainyard_trainer.training_record import StartRecord
 
@@ -62,6 +63,7 @@ class Recorder:
         self._checkpoint: CheckpointStatus | None = None
         self._recent: deque[StepFigures] = deque(maxlen=RATE_WINDOW_STEPS)
         self._last_report_time = float("-inf")
+        self._ledger = WorkLedger(read_history_lines(run_folder) if run_folder is not None else ())
 
     def step_done(self, state: TrainState, figures: StepFigures, total_steps: int) -> None:
         """Tell of an optimizer step; the progress report follows at most once a second."""
@@ -140,7 +142,10 @@ class Recorder:
         if self._folder is None:
             return
         report = ProgressReport(
-            attempt=self._attempt, progress=self._progress(state, total_steps), checkpoint=self._checkpoint
+            attempt=self._attempt,
+            progress=self._progress(state, total_steps),
+            checkpoint=self._checkpoint,
+            work=self._ledger.work,
         )
         self._tell(report, urgent=urgent)
 
@@ -177,3 +182,4 @@ class Recorder:
     def _append_history(self, record: HistoryRecord) -> None:
         if self._folder is not None:
             append_record(self._folder / File.HISTORY, record)
+            self._ledger.add(record)

@@ -1,6 +1,7 @@
 """Where the time of a run on a cluster went, added up as its attempts end."""
 
 from trainyard_api.policy.waiting import active_seconds_of
+from trainyard_api.progress import WorkSeconds
 from trainyard_api.status import Accounting, Attempt, LostSeconds, Timestamp
 from trainyard_api.timestamps import parse_timestamp
 
@@ -40,6 +41,26 @@ def add_attempt(accounting: Accounting, attempt: Attempt, accelerators_per_node:
             "active_seconds": accounting.active_seconds + active,
             "accelerator_seconds": accounting.accelerator_seconds + active * devices,
         }
+    )
+
+
+def with_work(accounting: Accounting, work: WorkSeconds) -> Accounting:
+    """The account with what the processes tell of their steps; an older report takes nothing back."""
+    lost = accounting.lost_seconds
+    recompute = max(lost.recompute, work.recompute)
+    return accounting.model_copy(
+        update={
+            "productive_seconds": max(accounting.productive_seconds, work.productive),
+            "lost_seconds": lost.model_copy(update={"recompute": recompute}),
+        }
+    )
+
+
+def add_stall(accounting: Accounting, seconds: float) -> Accounting:
+    """The account with the time since the last step of an attempt that hung."""
+    lost = accounting.lost_seconds
+    return accounting.model_copy(
+        update={"lost_seconds": lost.model_copy(update={"stall": lost.stall + max(0.0, seconds)})}
     )
 
 
