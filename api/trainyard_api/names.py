@@ -256,6 +256,7 @@ class File(StrEnum):
     EVENTS = "events.jsonl"
     DATA = "data.json"
     START = "start.json"
+    EVALUATION = "evaluation.json"
     REPORT = "report.html"
     CHECKPOINTS = "checkpoints"
     MODEL = "model"

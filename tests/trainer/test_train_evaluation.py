@@ -12,9 +12,9 @@ from trainyard_trainer.train import evaluate
 
 def trainer_with(*losses: float) -> SimpleNamespace:
     """A trainer of one process whose evaluation has a batch of 4 predictions for each summed loss."""
-    evaluation = SimpleNamespace(maximum_sequences=None)
+    training = SimpleNamespace(evaluation=SimpleNamespace(maximum_sequences=None))
     return SimpleNamespace(
-        plan=SimpleNamespace(spec=SimpleNamespace(training=SimpleNamespace(evaluation=evaluation))),
+        plan=SimpleNamespace(spec=SimpleNamespace(training=training, fine_tuning=None)),
         engine=SimpleNamespace(eval=lambda: None, train=lambda: None, forward=lambda batch: batch.loss),
         source=SimpleNamespace(
             evaluation_batches=lambda _maximum: [SimpleNamespace(loss=loss, num_labels=4) for loss in losses]
@@ -23,6 +23,7 @@ def trainer_with(*losses: float) -> SimpleNamespace:
         stop=SimpleNamespace(requested=False),
         recorder=SimpleNamespace(evaluated=lambda *_: None),
         state=TrainState(step=7),
+        evaluator=None,
     )
 
 

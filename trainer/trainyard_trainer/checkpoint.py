@@ -45,6 +45,7 @@ from trainyard_trainer.engine_state import (
     set_loss_scale,
     set_optimizer_tensor,
 )
+from trainyard_trainer.evaluation.selection import Selection
 from trainyard_trainer.progress import timestamp, write_json_atomically
 
 FORMAT_VERSION = 1
@@ -68,6 +69,10 @@ class TrainState(ApiModel):
     """Newest loss on the held-out documents, in nats per predicted token."""
     evaluation_step: int | None = None
     """Step at which it was measured."""
+    metrics: dict[str, float] | None = None
+    """Metrics of the task at that step, by name; not set where the run has no task."""
+    selection: Selection = Selection()
+    """Which evaluation was the best so far."""
 
 
 class CheckpointFile(ApiModel):
@@ -131,10 +136,17 @@ def is_committed(folder: Path, step: int) -> bool:
     return (folder / checkpoint_name(step) / MANIFEST).is_file()
 
 
-def delete_old_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest checkpoints; the manifest goes first, so that a half-deleted one is none."""
+def delete_old_checkpoints(folder: Path, keep: int, best_step: int | None = None) -> None:
+    """Delete all but the newest checkpoints; the manifest goes first, so that a half-deleted one is none.
+
+    Args:
+        folder: the checkpoints.
+        keep: how many of the newest stay.
+        best_step: step of one that stays beside them, however old.
+    """
     by_step = {checkpoint.step: checkpoint.path for checkpoint in committed_checkpoints(folder)}
-    for step in checkpoints_to_delete(sorted(by_step), keep):
+    protected = () if best_step is None else (best_step,)
+    for step in checkpoints_to_delete(sorted(by_step), keep, protected):
         (by_step[step] / MANIFEST).unlink()
         shutil.rmtree(by_step[step])
 
@@ -154,6 +166,12 @@ def committed_checkpoints(folder: Path) -> list[CommittedCheckpoint]:
             ) from error
         found.append(CommittedCheckpoint(path, content))
     return found
+
+
+def committed_at_step(folder: Path, step: int) -> CommittedCheckpoint | None:
+    """The committed checkpoint of a step, not verified; None when there is none."""
+    found = (checkpoint for checkpoint in committed_checkpoints(folder) if checkpoint.step == step)
+    return next(found, None)
 
 
 def latest_committed(folder: Path) -> CommittedCheckpoint | None:

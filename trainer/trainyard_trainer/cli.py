@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_trainer import cli_inspect, cli_internal
+from trainyard_trainer import cli_inspect, cli_internal, cli_predict
 
 app = typer.Typer(
     help="Train language models from one TrainingRun file.",
@@ -127,6 +127,7 @@ def parse_mounts(texts: list[str] | None) -> dict[str, str]:
 app.command()(cli_inspect.status)
 app.command()(cli_inspect.logs)
 app.command()(cli_inspect.report)
+app.command()(cli_predict.predict)
 app.command(hidden=True)(cli_internal.node)
 app.command(hidden=True)(cli_internal.rank)
 app.command(hidden=True)(cli_internal.prepare)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from trainyard_api.names import Phase
 from trainyard_api.status import Progress, TrainingRunStatus
+from trainyard_api.task_metrics import LOSS
 from trainyard_trainer.run_summary import summary_lines
 
 LINE_INTERVAL_SECONDS = 5.0
@@ -166,6 +167,7 @@ def training_figures(progress: Progress) -> list[tuple[str, str]]:
         figures.append(("loss", f"{progress.loss:.4f}"))
     if progress.evaluation_loss is not None:
         figures.append(("evaluation", f"{progress.evaluation_loss:.4f}"))
+    figures += [(name, f"{value:.4f}") for name, value in (progress.metrics or {}).items() if name != LOSS]
     if progress.learning_rate is not None:
         figures.append(("lr", f"{progress.learning_rate:.2e}"))
     if progress.tokens_per_second is not None:

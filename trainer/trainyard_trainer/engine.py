@@ -135,6 +135,11 @@ class Engine:
         """The summed loss of a micro-batch."""
         return self.deepspeed_engine(*batch.model_arguments(self.ranks.device))  # type: ignore[no-any-return]
 
+    def predict(self, batch: MicroBatch) -> torch.Tensor:
+        """The logits of a micro-batch of a task, through the engine, so that precision and ZeRO apply."""
+        arguments = batch.model_arguments(self.ranks.device)
+        return self.deepspeed_engine(*arguments, predict=True)  # type: ignore[no-any-return]
+
     def mark_micro_step(self) -> None:
         """Tell DeepSpeed that a micro-batch is done; on the last of a step it updates the weights."""
         self.deepspeed_engine.step()

@@ -17,17 +17,20 @@ from trainyard_api.plan import RunPlan
 from trainyard_api.status import ModelStatus
 from trainyard_trainer.checkpoint import (
     CommittedCheckpoint,
+    committed_at_step,
     damage,
     latest_committed,
     load_model_weights,
 )
 from trainyard_trainer.checkpoint_steps import MANIFEST
 from trainyard_trainer.data.dataset import PreparedData, open_prepared
+from trainyard_trainer.evaluation.evaluator import keeps_best
 from trainyard_trainer.model_card import render_model_card
 from trainyard_trainer.models.build import AUTO_CLASSES
 from trainyard_trainer.models.families import Objective
 from trainyard_trainer.models.pretrained import model_config
 from trainyard_trainer.progress import timestamp, write_json_atomically, write_text_atomically
+from trainyard_trainer.task_result import TaskResult, read_task_result
 from trainyard_trainer.training_record import (
     TRAINING_RECORD,
     RecordedBase,
@@ -90,7 +93,7 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
     pretraining = plan.spec.pretraining
     if pretraining is None:
         raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
-    checkpoint = _sound_checkpoint(Path(plan.paths.checkpoints))
+    checkpoint = _sound_checkpoint(Path(plan.paths.checkpoints), best=keeps_best(plan.spec))
     data = open_prepared(Path(plan.paths.run_folder))
     folder = Path(plan.paths.model)
     manifest_sha256 = sha256_of(checkpoint.path / MANIFEST)
@@ -116,10 +119,21 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
     return _status(folder, write_model_folder(folder, model, record))
 
 
-def _sound_checkpoint(folder: Path) -> CommittedCheckpoint:
+def _sound_checkpoint(folder: Path, *, best: bool) -> CommittedCheckpoint:
+    """The newest checkpoint, or the one of the best evaluation that it tells of."""
     checkpoint = latest_committed(folder)
     if checkpoint is None:
         raise DataError(str(folder), "there is no committed checkpoint to export", "Train first")
+    best_step = checkpoint.manifest.state.selection.best_step if best else None
+    if best_step is not None:
+        chosen = committed_at_step(folder, best_step)
+        if chosen is None:
+            raise DataError(
+                str(folder),
+                f"the checkpoint of step {best_step}, where the evaluation was best, is gone",
+                "Restore it, or remove the later ones and start the run again to train those steps again",
+            )
+        checkpoint = chosen
     problem = damage(checkpoint)
     if problem is not None:
         raise DataError(
@@ -151,6 +165,7 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
         training_seconds=round(state.train_seconds, 3),
         seed=plan.spec.training.seed,
         evaluation_loss=state.evaluation_loss,
+        evaluation=_evaluation(Path(plan.paths.run_folder), checkpoint.step),
         unigram_entropy=data.manifest.unigram_entropy,
         frequency_loss=data.manifest.frequency_loss,
         data_hash=data.manifest.hash,
@@ -178,9 +193,18 @@ def _base(run_folder: Path, data: PreparedData) -> RecordedBase | None:
     return recorded.model_copy(update={"initialised": start.initialised, "unused": start.unused})
 
 
+def _evaluation(run_folder: Path, step: int) -> TaskResult | None:
+    """How well the weights of a step do their task."""
+    result = read_task_result(run_folder)
+    return result if result is not None and result.step == step else None
+
+
 def _status(folder: Path, record: TrainingRecord) -> ModelStatus:
     return ModelStatus(
-        uri=folder.as_uri(), parameters=record.parameters, evaluation_loss=record.evaluation_loss
+        uri=folder.as_uri(),
+        parameters=record.parameters,
+        evaluation_loss=record.evaluation_loss,
+        metrics=record.evaluation.metrics if record.evaluation else None,
     )
 
 

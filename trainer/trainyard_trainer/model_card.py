@@ -1,13 +1,45 @@
 """The model card (README.md) of an exported model, in the shape that the Hugging Face hub reads."""
 
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 import yaml
 
+from trainyard_api.spec_objectives import FineTuning
+from trainyard_trainer.report_evaluation import (
+    METRIC_WORDS,
+    class_rows,
+    frequent_class,
+    metric_rows,
+    task_rows,
+)
 from trainyard_trainer.training_record import TrainingRecord
 
-PIPELINE_TAGS = {"MaskedLM": "fill-mask", "CausalLM": "text-generation"}
+PIPELINE_TAGS = {
+    "MaskedLM": "fill-mask",
+    "CausalLM": "text-generation",
+    "SequenceClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "InstructionTuning": "text-generation",
+}
+AUTO_CLASSES = {
+    "MaskedLM": "AutoModelForMaskedLM",
+    "CausalLM": "AutoModelForCausalLM",
+    "SequenceClassification": "AutoModelForSequenceClassification",
+    "TokenClassification": "AutoModelForTokenClassification",
+    "InstructionTuning": "AutoModelForCausalLM",
+}
+TASK_TAGS = {
+    "SequenceClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "InstructionTuning": "instruction-tuning",
+}
+KINDS = {
+    "SequenceClassification": "classifier of texts",
+    "TokenClassification": "tagger of words",
+    "InstructionTuning": "language model that follows instructions",
+}
 
 
 def render_model_card(record: TrainingRecord, *, weights_bytes: int) -> str:
@@ -17,12 +49,58 @@ def render_model_card(record: TrainingRecord, *, weights_bytes: int) -> str:
         record: how the model came about; its list of files is not used.
         weights_bytes: size of the weights.
     """
-    objective = record.objective
-    front_matter = {
-        "library_name": "transformers",
-        "pipeline_tag": PIPELINE_TAGS[objective],
-        "tags": ["trainyard", "pretraining", "masked-lm" if objective == "MaskedLM" else "causal-lm"],
+    fine_tuning = record.spec.fine_tuning
+    common = {
+        "record": record,
+        "training": record.spec.training,
+        "data": record.spec.data,
+        "weights_megabytes": weights_bytes / 1e6,
     }
+    if fine_tuning is not None and fine_tuning.task != "ContinuedPretraining":
+        return _render("task_card.md.j2", **common, **task_facts(record, fine_tuning))
+    return _render("model_card.md.j2", **common, **language_model_facts(record))
+
+
+def language_model_facts(record: TrainingRecord) -> dict[str, Any]:
+    """What the card of a language model tells beside the record."""
+    objective = record.objective
+    tags = ["trainyard", "pretraining", "masked-lm" if objective == "MaskedLM" else "causal-lm"]
+    started = record.spec.pretraining or record.spec.fine_tuning
+    return {
+        "front_matter": _front_matter(objective, tags),
+        "architecture": record.spec.model.architecture,
+        "masking": started.masking if started else None,
+        "auto_class": AUTO_CLASSES[objective],
+    }
+
+
+def task_facts(record: TrainingRecord, fine_tuning: FineTuning) -> dict[str, Any]:
+    """What the card of a fine-tuned model tells beside the record."""
+    task, evaluation = fine_tuning.task, record.evaluation
+    settings = fine_tuning.evaluation
+    chosen_by = METRIC_WORDS[evaluation.metric] if evaluation and settings.keep_best else ""
+    return {
+        "front_matter": _front_matter(task, ["trainyard", "fine-tuning", TASK_TAGS[task]]),
+        "kind": KINDS[task],
+        "fine_tuning": fine_tuning,
+        "settings": task_rows(fine_tuning),
+        "evaluation": evaluation,
+        "metrics": metric_rows(evaluation) if evaluation else [],
+        "classes": class_rows(evaluation.span_classes or evaluation.classes) if evaluation else [],
+        "frequent_class": frequent_class(evaluation) if evaluation else None,
+        "chosen_by": chosen_by,
+        "auto_class": AUTO_CLASSES[task],
+    }
+
+
+def _front_matter(purpose: str, tags: list[str]) -> str:
+    """The YAML that the hub reads."""
+    content = {"library_name": "transformers", "pipeline_tag": PIPELINE_TAGS[purpose], "tags": tags}
+    return yaml.safe_dump(content, sort_keys=False).strip()
+
+
+def _render(name: str, **facts: Any) -> str:
+    """A template with its facts."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -32,18 +110,9 @@ def render_model_card(record: TrainingRecord, *, weights_bytes: int) -> str:
     )
     environment.filters["code"] = code_span
     template = environment.from_string(
-        files("trainyard_trainer").joinpath("templates/model_card.md.j2").read_text(encoding="utf-8")
+        files("trainyard_trainer").joinpath(f"templates/{name}").read_text(encoding="utf-8")
     )
-    return template.render(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False).strip(),
-        record=record,
-        architecture=record.spec.model.architecture,
-        masking=record.spec.pretraining.masking if record.spec.pretraining else None,
-        training=record.spec.training,
-        data=record.spec.data,
-        weights_megabytes=weights_bytes / 1e6,
-        auto_class="AutoModelForMaskedLM" if objective == "MaskedLM" else "AutoModelForCausalLM",
-    )
+    return template.render(**facts)
 
 
 def code_span(text: object) -> str:

@@ -87,7 +87,12 @@ class Recorder:
     def evaluated(self, state: TrainState, total_steps: int) -> None:
         """Tell of an evaluation."""
         self._append_history(
-            HistoryRecord(step=state.step, time=self._clock(), evaluation_loss=state.evaluation_loss)
+            HistoryRecord(
+                step=state.step,
+                time=self._clock(),
+                evaluation_loss=state.evaluation_loss,
+                metrics=state.metrics,
+            )
         )
         self.report(state, total_steps, urgent=True)
 
@@ -171,6 +176,7 @@ class Recorder:
             percent=round(100.0 * state.step / total_steps, 2),
             loss=newest.loss if newest else None,
             evaluation_loss=state.evaluation_loss,
+            metrics=state.metrics,
             learning_rate=newest.learning_rate if newest else None,
             gradient_norm=newest.gradient_norm if newest else None,
             tokens_per_second=round(tokens / seconds, 1) if seconds else None,

@@ -11,11 +11,15 @@ from markupsafe import Markup
 
 from trainyard_api.names import File
 from trainyard_api.progress import EventRecord
+from trainyard_api.task_metrics import LOSS
 from trainyard_trainer.progress import write_text_atomically
+from trainyard_trainer.report_confusion import confusion_chart
+from trainyard_trainer.report_evaluation import METRIC_WORDS, interval_words, task_verdict, task_words
 from trainyard_trainer.report_facts import RunFacts, read_run_facts
 from trainyard_trainer.report_format import format_count, format_number, format_seconds
 from trainyard_trainer.report_plots import Series, line_chart, smoothed
 from trainyard_trainer.report_tables import make_tables, starting_model, words
+from trainyard_trainer.task_result import TaskResult
 
 
 @dataclass(frozen=True)
@@ -82,20 +86,26 @@ def render_report(facts: RunFacts) -> str:
 def summary(facts: RunFacts) -> str:
     """What the run is, in one line."""
     spec = facts.spec
-    if facts.plan is None or spec is None or spec.pretraining is None:
+    if facts.plan is None or spec is None:
         return "No plan has been written yet."
+    if spec.fine_tuning is not None:
+        what = task_words(spec.fine_tuning)
+    else:
+        what = f"{spec.pretraining.objective if spec.pretraining else ''} pre-training"
     model = spec.model.architecture.preset if spec.model.architecture else starting_model(spec.model)
     world, stage = facts.plan.batch.world_size, facts.plan.zero_stage
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
-        f"{spec.pretraining.objective} pre-training of {model} on {len(spec.data.sources)} source"
+        f"{what} of {model} on {len(spec.data.sources)} source"
         f"{'s' if len(spec.data.sources) != 1 else ''}, {processes}, ZeRO {stage}, "
         f"{spec.training.precision}"
     )
 
 
 def verdict(facts: RunFacts) -> str:
-    """What the evaluation loss says against token frequencies, in one sentence."""
+    """What the evaluation says: of a task its metric, else the loss against token frequencies."""
+    if facts.evaluation is not None and not is_language_modeling(facts):
+        return task_verdict(facts.evaluation)
     loss, without_context = evaluation_loss(facts), facts.frequency_loss
     if loss is None:
         return "The model has not been evaluated yet."
@@ -111,6 +121,12 @@ def verdict(facts: RunFacts) -> str:
     )
 
 
+def is_language_modeling(facts: RunFacts) -> bool:
+    """Whether the run predicts tokens of plain text, whose losses compare with those of token frequencies."""
+    fine_tuning = facts.spec.fine_tuning if facts.spec else None
+    return fine_tuning is None or fine_tuning.task == "ContinuedPretraining"
+
+
 def evaluation_loss(facts: RunFacts) -> float | None:
     """The newest loss on the held-out documents."""
     if facts.evaluations:
@@ -122,7 +138,9 @@ def headline(facts: RunFacts) -> list[Figure]:
     """The numbers that are looked at first; those that are not known are left out."""
     figures = []
     loss, entropy = evaluation_loss(facts), facts.unigram_entropy
-    if loss is not None:
+    if facts.evaluation is not None and not is_language_modeling(facts):
+        figures += task_figures(facts.evaluation)
+    elif loss is not None:
         note = f"unigram entropy {entropy:.3f}" if entropy is not None else "nats per predicted token"
         figures.append(Figure("evaluation loss", f"{loss:.3f}", note))
         figures.append(
@@ -147,11 +165,20 @@ def headline(facts: RunFacts) -> list[Figure]:
     return figures
 
 
+def task_figures(result: TaskResult) -> list[Figure]:
+    """The metric that chooses the checkpoint, and the loss, with their intervals."""
+    names = dict.fromkeys(name for name in (result.metric, LOSS) if name in result.metrics)
+    return [
+        Figure(METRIC_WORDS[name], format_number(result.metrics[name]), interval_words(result, name))
+        for name in names
+    ]
+
+
 def plots(facts: RunFacts) -> list[Plot]:
     """The charts that there is something to draw for."""
     steps = facts.steps
     marks = restart_marks(facts.events)
-    found = [loss_plot(facts, marks)]
+    found = [*task_plots(facts, marks), loss_plot(facts, marks)]
     rates = [
         (record.step, record.tokens / record.step_seconds)
         for record in steps
@@ -169,6 +196,28 @@ def plots(facts: RunFacts) -> list[Plot]:
     return [drawn for drawn in found if drawn is not None]
 
 
+def task_plots(facts: RunFacts, marks: list[tuple[float, str]]) -> list[Plot | None]:
+    """The confusion matrix of the task, and its metric over the evaluations."""
+    result = facts.evaluation
+    if result is None:
+        return []
+    drawn: list[Plot | None] = []
+    if result.confusion is not None:
+        picture = confusion_chart([found.name for found in result.classes], result.confusion)
+        unit = f"{result.unit}, shades are shares of a row"
+        drawn.append(Plot("Confusion matrix", unit, picture) if picture is not None else None)
+    if result.metric != LOSS:
+        points = [
+            (record.step, record.metrics[result.metric])
+            for record in facts.evaluations
+            if record.metrics and result.metric in record.metrics
+        ]
+        title = METRIC_WORDS[result.metric][:1].upper() + METRIC_WORDS[result.metric][1:]
+        series = [Series("held-out examples", points, "evaluation", dots=True)] if points else []
+        drawn.append(plot(title, "on held-out examples", series, marks=marks))
+    return drawn
+
+
 def loss_plot(facts: RunFacts, marks: list[tuple[float, str]]) -> Plot | None:
     """Training and evaluation loss, with the lowest loss without context as a line."""
     losses = [(record.step, record.loss) for record in facts.steps if record.loss is not None]
@@ -179,14 +228,15 @@ def loss_plot(facts: RunFacts, marks: list[tuple[float, str]]) -> Plot | None:
     ]
     series = with_trend("training", losses)
     every_step = [step for step, _ in (*losses, *evaluations)]
-    without_context = facts.frequency_loss
+    without_context = facts.frequency_loss if is_language_modeling(facts) else None
     if without_context is not None and every_step:
         ends = [(min(every_step), without_context), (max(every_step), without_context)]
         series.append(Series(f"token frequencies alone {without_context:.3f}", ends, "reference"))
     if evaluations:
         label = f"evaluation, last {evaluations[-1][1]:.3f}"
         series.append(Series(label, evaluations, "evaluation", dots=True))
-    return plot("Loss", "nats per predicted token", series, marks=marks)
+    unit = "nats per predicted token" if is_language_modeling(facts) else "mean over predictions"
+    return plot("Loss", unit, series, marks=marks)
 
 
 def with_trend(label: str, points: list[tuple[int, float]]) -> list[Series]:

@@ -15,6 +15,7 @@ from trainyard_api.progress import EventRecord, HistoryRecord
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.status import TrainingRunStatus
 from trainyard_trainer.progress import read_events, read_history, read_progress
+from trainyard_trainer.task_result import TaskResult, read_task_result
 from trainyard_trainer.training_record import TrainingRecord, read_training_record
 
 Content = TypeVar("Content")
@@ -36,6 +37,8 @@ class RunFacts:
     data: dict[str, Any] = field(default_factory=dict)
     """The data manifest."""
     record: TrainingRecord | None = None
+    evaluation: TaskResult | None = None
+    """How well the weights that are (to be) exported do their task."""
 
     @property
     def name(self) -> str:
@@ -101,6 +104,7 @@ def read_run_facts(folder: Path) -> RunFacts:
     facts.events = read(File.EVENTS, lambda path: read_events(path.parent), [])
     facts.data = read(File.DATA, _read_json_mapping, {})
     facts.record = read(File.MODEL, read_training_record, None)
+    facts.evaluation = read(File.EVALUATION, lambda path: read_task_result(path.parent), None)
     return facts
 
 

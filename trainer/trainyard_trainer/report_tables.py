@@ -7,8 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from trainyard_api.spec import Model
+from trainyard_trainer.report_evaluation import class_rows, held_out_words, metric_rows, task_rows, task_words
 from trainyard_trainer.report_facts import RunFacts
 from trainyard_trainer.report_format import format_bytes, format_number, format_seconds
+from trainyard_trainer.task_result import TaskResult
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Table:
 def make_tables(facts: RunFacts) -> list[Table]:
     """Every table that has rows."""
     made = [
+        *task_tables(facts.evaluation),
         run_table(facts),
         batch_table(facts),
         warnings_table(facts.data),
@@ -36,6 +39,20 @@ def make_tables(facts: RunFacts) -> list[Table]:
         versions_table(facts),
     ]
     return [table for table in made if table.rows]
+
+
+def task_tables(result: TaskResult | None) -> list[Table]:
+    """Metrics, classes and kinds of spans of a task."""
+    if result is None:
+        return []
+    note = f"{held_out_words(result)}, step {result.step:,}"
+    made = [Table("Metrics", metric_rows(result), ["metric", "value", "interval"], note)]
+    for title, classes in (("Classes", result.classes), ("Spans", result.span_classes)):
+        rows = class_rows(classes)
+        note = f"the {len(rows)} most frequent of {len(classes):,}" if len(rows) < len(classes) else ""
+        columns = ["class", "precision", "recall", "F1", "true", "predicted"]
+        made.append(Table(title, rows, columns, note))
+    return made
 
 
 def words(name: str) -> str:
@@ -67,7 +84,9 @@ def run_table(facts: RunFacts) -> Table:
     budget = {words(key): value for key, value in training.budget.model_dump(exclude_none=True).items()}
     rows = [
         ["run folder", str(facts.folder)],
-        ["objective", spec.pretraining.objective if spec.pretraining else ""],
+        ["objective", spec.pretraining.objective]
+        if spec.pretraining
+        else ["task", task_words(spec.fine_tuning) if spec.fine_tuning else ""],
         ["budget", ", ".join(f"{value:,} {key}" for key, value in budget.items())],
         ["optimizer", f"{training.optimizer.name}, peak learning rate {training.optimizer.learning_rate}"],
         ["schedule", f"{training.schedule.name}, {training.schedule.warmup_steps} steps of warm-up"],
@@ -87,6 +106,8 @@ def run_table(facts: RunFacts) -> Table:
         masking = spec.pretraining.masking
         shares = [f"{100 * share:g} %" for share in (masking.probability, masking.evaluation_probability)]
         rows.append(["masking", f"{shares[0]} by {masking.strategy}, {shares[1]} in evaluation"])
+    if spec.fine_tuning:
+        rows += task_rows(spec.fine_tuning)
     return Table("Run", rows)
 
 

@@ -10,12 +10,15 @@ from trainyard_api.errors import TransientError
 from trainyard_trainer.checkpoint import (
     CheckpointManifest,
     CommittedCheckpoint,
+    TrainState,
     clear_before_resuming,
+    committed_at_step,
     committed_checkpoints,
     damage_of_file,
 )
 from trainyard_trainer.checkpoint_steps import checkpoint_name
 from trainyard_trainer.distributed import Ranks
+from trainyard_trainer.evaluation.selection import Selection
 from trainyard_trainer.recorder import Recorder
 
 
@@ -78,3 +81,40 @@ def damage_found_together(checkpoint: CommittedCheckpoint, ranks: Ranks) -> str 
                 )
             return is_seen
     return None
+
+
+def resumed_state(
+    checkpoint: CommittedCheckpoint | None, ranks: Ranks, recorder: Recorder, *, keeps_best: bool
+) -> TrainState:
+    """The state that training goes on from; a collective.
+
+    A best checkpoint that is gone or damaged is forgotten, since no model could be exported from it: the next
+    evaluations choose another.
+
+    Args:
+        checkpoint: what is resumed from.
+        ranks: this process among the others.
+        recorder: gets an event where the best checkpoint is lost.
+        keeps_best: whether the model is exported from the best checkpoint.
+    """
+    if checkpoint is None:
+        return TrainState()
+    state = checkpoint.manifest.state
+    best_step = state.selection.best_step
+    if not keeps_best or best_step is None or best_step == state.step:
+        return state
+    problem = damage_at_step(checkpoint.path.parent, best_step, ranks)
+    if problem is None:
+        return state
+    recorder.event("CheckpointDamaged", f"the best one: {problem}")
+    return state.model_copy(update={"selection": Selection(), "evaluation_step": None})
+
+
+def damage_at_step(folder: Path, step: int, ranks: Ranks) -> str | None:
+    """What is wrong with the checkpoint of a step, or that there is none; None when nothing is."""
+    seen = committed_at_step(folder, step) if ranks.is_first else None
+    told = ranks.texts(seen.manifest.model_dump_json(by_alias=True) if seen is not None else "")[0]
+    if not told:
+        return f"there is none of step {step} in {folder}"
+    manifest = CheckpointManifest.model_validate_json(told)
+    return damage_found_together(CommittedCheckpoint(folder / checkpoint_name(step), manifest), ranks)

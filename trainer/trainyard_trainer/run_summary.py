@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainyard_api.names import File
@@ -21,6 +22,11 @@ def loss_line(loss: float, run_folder: Path) -> str:
     )
 
 
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """The metrics of the last evaluation of a task."""
+    return "last evaluation: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
 def summary_lines(status: TrainingRunStatus, run_folder: Path, report: Path | None) -> list[str]:
     """What a person wants to know at the end."""
     lines = [f"{status.phase}: {run_folder}"]
@@ -30,12 +36,17 @@ def summary_lines(status: TrainingRunStatus, run_folder: Path, report: Path | No
     if status.progress is not None and status.progress.step:
         lines.append(f"steps {status.progress.step:,}, tokens {status.progress.tokens:,}")
     loss = status.progress.evaluation_loss if status.progress else None
-    if loss is not None:
+    metrics = status.progress.metrics if status.progress else None
+    if metrics is not None:
+        lines.append(metrics_line(metrics))
+    elif loss is not None:
         lines.append(loss_line(loss, run_folder))
     if status.checkpoint is not None:
         lines.append(f"checkpoint of step {status.checkpoint.step:,}: {status.checkpoint.uri}")
     if status.model is not None:
         lines.append(f"model ({status.model.parameters:,} parameters): {status.model.uri}")
+        if status.model.metrics:
+            lines.append(f"its {metrics_line(status.model.metrics).removeprefix('last ')}")
     if report is not None:
         lines.append(f"report: {report}")
     return lines

@@ -18,6 +18,7 @@ import torch
 from trainyard_api.errors import DataError, DivergedError
 from trainyard_api.names import ExitCode
 from trainyard_api.plan import RunPlan
+from trainyard_api.task_metrics import LOSS
 from trainyard_trainer.batches import BatchSource, MicroBatch, Prefetcher
 from trainyard_trainer.checkpoint import (
     CommittedCheckpoint,
@@ -32,6 +33,13 @@ from trainyard_trainer.checkpoint import (
 from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.engine import COMPUTE_DTYPES, Engine, build_engine, check_precision
+from trainyard_trainer.evaluation.evaluator import (
+    Examination,
+    TaskEvaluator,
+    build_evaluator,
+    keeps_best,
+    measure_loss,
+)
 from trainyard_trainer.methods.objective import Objective, build_objective
 from trainyard_trainer.models.build import build_model
 from trainyard_trainer.models.language_model import LanguageModel
@@ -39,11 +47,9 @@ from trainyard_trainer.models.pretrained import load_base_model, model_config
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
 from trainyard_trainer.recorder import Recorder, StepFigures
-from trainyard_trainer.resume import agree_on_checkpoint
+from trainyard_trainer.resume import agree_on_checkpoint, resumed_state
 from trainyard_trainer.signals import StopRequest
-
-STOP_POLL_BATCHES = 8
-"""Forward passes of an evaluation between two looks at the stop flag."""
+from trainyard_trainer.startup import Startup
 
 
 def train(plan: RunPlan, *, stop: StopRequest, clock: Callable[[], float] = time.time) -> ExitCode:
@@ -73,21 +79,6 @@ def train(plan: RunPlan, *, stop: StopRequest, clock: Callable[[], float] = time
         leave_gang()
 
 
-class Startup:
-    """Where the time from the start of the process to the first optimizer step goes."""
-
-    def __init__(self, clock: Callable[[], float], process_start: float) -> None:
-        self._clock = clock
-        self._last = process_start
-        self.seconds: dict[str, float] = {}
-
-    def mark(self, part: str) -> None:
-        """End a part of the start-up."""
-        now = self._clock()
-        self.seconds[part] = round(now - self._last, 3)
-        self._last = now
-
-
 @dataclass
 class Trainer:
     """What the loop works with."""
@@ -102,6 +93,7 @@ class Trainer:
     state: TrainState
     data_hash: str
     planned_steps: int | None
+    evaluator: TaskEvaluator | None
     clock: Callable[[], float]
 
     @property
@@ -149,9 +141,10 @@ def set_up(
         recorder=recorder,
         stop=stop,
         startup=startup,
-        state=checkpoint.manifest.state if checkpoint else TrainState(),
+        state=resumed_state(checkpoint, ranks, recorder, keeps_best=keeps_best(spec)),
         data_hash=data.manifest.hash,
         planned_steps=num_steps,
+        evaluator=build_evaluator(spec, ()),
         clock=clock,
     )
 
@@ -207,8 +200,10 @@ def build_language_model(
 def run(trainer: Trainer) -> ExitCode:
     """The loop: one optimizer step after the other, with evaluations and checkpoints once in a while."""
     spec = trainer.plan.spec
-    every_evaluation = spec.training.evaluation.every_steps
     trainer.engine.train()
+    if is_evaluation_due(trainer):
+        # A stop came between the step and its evaluation.
+        evaluate(trainer, trainer.planned_steps or trainer.state.step)
     with Prefetcher(trainer.source, trainer.state.step) as prefetcher:
         while True:
             started = time.perf_counter()
@@ -243,7 +238,7 @@ def run(trainer: Trainer) -> ExitCode:
 
             step = trainer.state.step
             # Also at what looks like the last step: the total may be an estimate, and `finish` repeats none.
-            if every_evaluation and step % every_evaluation == 0:
+            if is_evaluation_due(trainer):
                 evaluate(trainer, counts.total_steps)
             if step % spec.checkpoint.every_steps == 0:
                 save(trainer)
@@ -285,6 +280,8 @@ def agree_on_step(trainer: Trainer, micro_batches: list[MicroBatch]) -> StepCoun
         finished = state.tokens >= budget.tokens
     else:
         finished = total_steps is not None and state.step >= total_steps
+    if trainer.evaluator is not None:
+        finished = finished or trainer.evaluator.has_stopped_improving(state.selection)
     return StepCounts(
         num_labels=max(1, round(labels)),
         num_tokens=round(tokens),
@@ -363,41 +360,58 @@ def tell_startup(trainer: Trainer) -> None:
         trainer.recorder.event("Startup", "first optimizer step", seconds=sum(parts.values()), **parts)
 
 
+def is_evaluation_due(trainer: Trainer) -> bool:
+    """Whether the weights of this step are to be evaluated and have not been."""
+    every, state = trainer.plan.spec.training.evaluation.every_steps, trainer.state
+    return bool(every and state.step and state.step % every == 0 and state.evaluation_step != state.step)
+
+
 def evaluate(trainer: Trainer, total_steps: int) -> bool:
-    """Measure the loss on held-out rows; given up when anybody is told to stop, since a save comes first.
+    """Judge the model on held-out examples; given up when anybody is told to stop, since a save comes first.
+
+    The best weights so far are saved at once, so that the model can be exported from them.
 
     Returns:
-        Whether it was measured.
+        Whether it was judged.
 
     Raises:
         DivergedError: the loss is not finite.
     """
-    sums = [0.0, 0.0]
-    trainer.engine.eval()
+    evaluator, step = trainer.evaluator, trainer.state.step
     maximum_rows = trainer.plan.spec.training.evaluation.maximum_sequences
-    with torch.no_grad():
-        for index, batch in enumerate(trainer.source.evaluation_batches(maximum_rows)):
-            sums[0] += float(trainer.engine.forward(batch))
-            sums[1] += batch.num_labels
-            if index % STOP_POLL_BATCHES == 0 and trainer.ranks.sums([float(trainer.stop.requested)])[0]:
-                trainer.engine.train()
-                return False
+    batches = trainer.source.evaluation_batches(maximum_rows)
+    examination = Examination(trainer.engine, trainer.ranks, step, lambda: trainer.stop.requested)
+    trainer.engine.eval()
+    if evaluator is None:
+        found = measure_loss(examination, batches)
+    else:
+        found = evaluator.evaluate(
+            examination, batches, trainer.state.selection, Path(trainer.plan.paths.run_folder)
+        )
     trainer.engine.train()
-    loss_sum, num_labels = trainer.ranks.sums(sums)
-    loss = loss_sum / max(1.0, num_labels)
+    if found is None:
+        return False
+    loss = found.metrics.get(LOSS, math.nan)
     if not math.isfinite(loss):
         # Only the last update can have done that, and no further step would tell.
-        raise diverged(f"the evaluation loss after step {trainer.state.step} is {loss}")
-    trainer.state = trainer.state.model_copy(
-        update={"evaluation_loss": loss, "evaluation_step": trainer.state.step}
-    )
+        raise diverged(f"the evaluation loss after step {step} is {loss}")
+    measured = {"evaluation_loss": loss, "evaluation_step": step, "selection": found.selection}
+    metrics = None if evaluator is None else found.metrics
+    trainer.state = trainer.state.model_copy(update={**measured, "metrics": metrics})
     trainer.recorder.evaluated(trainer.state, total_steps)
+    if keeps_best(trainer.plan.spec) and found.selection.best_step == step:
+        save(trainer)
+    if evaluator is not None and evaluator.has_stopped_improving(found.selection):
+        trainer.recorder.event("StoppedEarly", f"no improvement of {evaluator.metric}", step=step)
     return True
 
 
 def save(trainer: Trainer) -> None:
-    """Commit a checkpoint of the current step, unless there is one; delete those no longer kept."""
-    if trainer.state.step == 0 or is_saved(trainer):
+    """Commit a checkpoint of the current step, or amend the one there is; delete those no longer kept."""
+    if trainer.state.step == 0:
+        return
+    if is_saved(trainer):
+        amend_checkpoint(trainer.checkpoints, trainer.ranks, trainer.state)
         return
     started = time.perf_counter()
     path = save_checkpoint(
@@ -410,7 +424,8 @@ def save(trainer: Trainer) -> None:
     )
     trainer.recorder.checkpoint_committed(path, trainer.state, time.perf_counter() - started)
     if trainer.ranks.is_first:
-        delete_old_checkpoints(trainer.checkpoints, trainer.plan.spec.checkpoint.keep)
+        best_step = trainer.state.selection.best_step if keeps_best(trainer.plan.spec) else None
+        delete_old_checkpoints(trainer.checkpoints, trainer.plan.spec.checkpoint.keep, best_step)
 
 
 def is_saved(trainer: Trainer) -> bool:
@@ -426,9 +441,6 @@ def finish(trainer: Trainer) -> ExitCode:
     """
     total_steps = trainer.state.step
     is_evaluated = trainer.state.evaluation_step == total_steps or evaluate(trainer, total_steps)
-    if is_evaluated and is_saved(trainer):
-        amend_checkpoint(trainer.checkpoints, trainer.ranks, trainer.state)
-    else:
-        save(trainer)
+    save(trainer)
     trainer.recorder.report(trainer.state, total_steps)
     return ExitCode.SUCCEEDED if is_evaluated else ExitCode.PREEMPTED

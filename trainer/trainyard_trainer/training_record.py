@@ -14,6 +14,7 @@ from trainyard_api.model import ApiModel
 from trainyard_api.names import File
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.status import Timestamp
+from trainyard_trainer.task_result import TaskResult
 
 FORMAT_VERSION = 1
 TRAINING_RECORD = "training_record.json"
@@ -101,6 +102,8 @@ class TrainingRecord(ApiModel):
     """Decides initial weights, data order, masks and dropout."""
     evaluation_loss: float | None = None
     """Loss on the held-out documents, in nats per predicted token."""
+    evaluation: TaskResult | None = None
+    """How well the model does its task; not set where the run has none."""
     unigram_entropy: float | None = None
     """Entropy of the token frequencies of the training text, in nats per token."""
     frequency_loss: float | None = None
@@ -144,9 +147,10 @@ def read_start_record(run_folder: Path) -> StartRecord | None:
 
 def export_key(spec: TrainingRunSpec, data_hash: str, checkpoint_manifest_sha256: str) -> str:
     """Hash of what the exported model is a function of."""
+    parts = {"pretraining", "fine_tuning", "model", "training"}
     inputs = {
         "format": FORMAT_VERSION,
-        "spec": spec.model_dump(mode="json", by_alias=True, include={"pretraining", "model", "training"}),
+        "spec": spec.model_dump(mode="json", by_alias=True, include=parts),
         "data": data_hash,
         "checkpoint": checkpoint_manifest_sha256,
     }

@@ -2,6 +2,7 @@
 
 from trainyard_api.rules.data_rules import DATA_RULES
 from trainyard_api.rules.rule import Rule
+from trainyard_api.rules.task_evaluation_rules import TASK_EVALUATION_RULES
 from trainyard_api.rules.training_rules import TRAINING_RULES
 from trainyard_api.rules.unions import UNION_RULES
 from trainyard_api.rules.unsupported import UNSUPPORTED_RULES
@@ -11,6 +12,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *UNION_RULES,
     *TRAINING_RULES,
     *DATA_RULES,
+    *TASK_EVALUATION_RULES,
     *WORKER_RULES,
     *UNSUPPORTED_RULES,
 )

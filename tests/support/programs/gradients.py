@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.distributed import join_gang, leave_gang
 from trainyard_trainer.signals import StopRequest
-from trainyard_trainer.train import Startup, Trainer, agree_on_step, set_up
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.train import Trainer, agree_on_step, set_up
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:

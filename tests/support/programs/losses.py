@@ -13,7 +13,8 @@ from trainyard_api.plan import RunPlan
 from trainyard_trainer.distributed import join_gang, leave_gang
 from trainyard_trainer.progress import read_history
 from trainyard_trainer.signals import StopRequest
-from trainyard_trainer.train import Startup, Trainer, run, set_up
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.train import Trainer, run, set_up
 
 
 def stop_after(trainer: Trainer, num_steps: int) -> None:

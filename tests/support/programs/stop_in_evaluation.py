@@ -11,7 +11,8 @@ from trainyard_api.plan import RunPlan
 from trainyard_trainer.checkpoint import latest_committed
 from trainyard_trainer.distributed import join_gang, leave_gang
 from trainyard_trainer.signals import StopRequest
-from trainyard_trainer.train import Startup, Trainer, run, set_up
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.train import Trainer, run, set_up
 
 
 def stop_when_evaluating(trainer: Trainer) -> None:

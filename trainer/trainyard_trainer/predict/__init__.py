@@ -1,0 +1,1 @@
+"""`trainyard predict`: what an exported model says of new records."""
