@@ -79,6 +79,18 @@ def test_a_run_that_fulfils_the_rules_is_accepted(spec):
         ("a/x.txt", "Text", False),
         ("file:a/x.txt", "Text", False),
         ("file://a/x.txt", "Text", False),
+        ("https://host/x.txt?version=3", "Text", True),
+        ("hf://datasets/org/name@main/x.txt", "Text", True),
+        ("S3://bucket/x.txt", "Text", True),
+        ("file:///a/..b/x..txt", "Text", True),
+        ("file:///a/../x.txt", "Text", False),
+        ("s3://bucket/..", "Text", False),
+        ("data://text,x", "Text", False),
+        ("memory://x.txt", "Text", False),
+        ("filecache://x.txt", "Text", False),
+        ("filecache::s3://bucket/x.txt", "Text", False),
+        ("zip://*.txt::file:///a/x.zip", "Text", False),
+        ("file:///a/x.zip::zip", "Text", False),
     ],
 )
 def test_source_uris_are_absolute_and_fit_their_format(uri, text_format, is_valid):

@@ -7,9 +7,8 @@ from trainyard_api.names import File
 from trainyard_api.problems import Problem
 from trainyard_api.rules.rule import Check, Rule, predicate_rule
 from trainyard_api.spec import Source, TrainingRun
+from trainyard_api.uris import URI_CEL, URI_RULE, uri_problem
 
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"^[^/]+://[^/]*@")
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _HUB_MODEL = r"^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+@[0-9a-f]{40}$"
 KEEPS_TOKENIZER = (
@@ -18,27 +17,6 @@ KEEPS_TOKENIZER = (
 )
 """Problem and remedy of a tokenizer that would be trained for a stored model."""
 _FORMATS_BY_ENDING = {".jsonl": "JsonLines", ".ndjson": "JsonLines", ".parquet": "Parquet"}
-
-
-def uri_problem(path: str, uri: str) -> Problem | None:
-    """What is wrong with the form of a URI: a bare path, credentials, or a host where a folder was meant."""
-    if not _SCHEME.match(uri):
-        absolute = uri if uri.startswith("/") else f"/path/to/{uri.removeprefix('./')}"
-        return Problem(
-            path, f"{uri!r} has no scheme", f"Write a URI with an absolute path: file://{absolute}"
-        )
-    if _CREDENTIALS.match(uri):
-        return Problem(
-            path,
-            "the URI holds a user name or password, which status, logs and the model's record would show",
-            "Remove it, and give the credentials by the environment of the workers",
-        )
-    if uri.lower().startswith("file://") and not uri[len("file://") :].startswith("/"):
-        rest = uri[len("file://") :]
-        return Problem(
-            path, f"{uri!r} is not absolute", f"Write three slashes and an absolute path: file:///{rest}"
-        )
-    return None
 
 
 def _source_uri_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -117,19 +95,15 @@ def _format_by_ending(source: Source) -> str | None:
 
 
 def _uri_rule(path: str, check: Check) -> Rule:
-    """A URI has a scheme and no credentials, and that of a file is absolute."""
+    """A URI names a place that a run may read from."""
     node = path.rpartition(".")[0]
     return Rule(
         fields=(path,),
-        problem="uri has no scheme, holds credentials, or is a file:// URI that is not absolute",
-        remedy="Write a URI with an absolute path, such as file:///data/text/*.jsonl.gz",
+        problem=URI_RULE,
+        remedy="Write one with an absolute path, such as file:///data/text/*.jsonl.gz",
         check=check,
         node=node,
-        cel=(
-            "!has(self.uri) || (self.uri.matches('^[a-zA-Z][a-zA-Z0-9+.-]*://') && "
-            "!self.uri.matches('^[^/]+://[^/]*@') && "
-            "(!self.uri.matches('^(?i)file://') || self.uri.matches('^(?i)file:///')))"
-        ),
+        cel=f"!has(self.uri) || ({URI_CEL})",
         field=path,
     )
 
