@@ -116,7 +116,7 @@ def test_a_source_that_matches_nothing_is_refused(uri, tmp_path):
 
 
 def test_an_unknown_protocol_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"spec.data.sources.0..uri: nonsense://x cannot be opened"):
+    with pytest.raises(ConfigurationError, match=r"spec.data.sources.0..uri: nonsense://x is no place"):
         run(make_plan(tmp_path, source={"uri": "nonsense://x"}))
 
 

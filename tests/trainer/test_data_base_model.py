@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.support.base_models import start_from, store_model
 from tests.support.preparation import make_plan, run, write_lines
 from trainyard_api.errors import ConfigurationError, DataError, TransientError
-from trainyard_trainer.data import base_config, fetch_model
+from trainyard_trainer.data import base_config, fetch_model, locations
 from trainyard_trainer.data.base_config import weight_names
 from trainyard_trainer.data.existing_tokenizer import parse_tokenizer, vocabulary_hash
 from trainyard_trainer.models import families
@@ -291,8 +291,9 @@ def test_the_files_with_weights_are_those_that_transformers_reads(names, shards,
 
 
 @pytest.fixture
-def remote(model):
+def remote(model, monkeypatch):
     """The same model in a store that is no file system of this machine."""
+    monkeypatch.setattr(locations, "PROTOCOLS", ("memory", *locations.PROTOCOLS))
     store = fsspec.filesystem("memory")
     store.put(str(model), "/models/bert", recursive=True)
     for name in ("evil.py", "pytorch_model.bin", "optimizer.safetensors"):
@@ -320,9 +321,10 @@ def test_a_model_of_another_store_is_fetched_once_and_only_what_is_read(remote, 
     assert manifest.base_model.hash == run(make_plan(tmp_path, **start_from(model))).base_model.hash
 
 
+@pytest.mark.usefixtures("remote")
 def test_a_store_without_such_a_folder_is_told(tmp_path):
     error = refusal(tmp_path, "memory://models/nothing")
-    assert (error.where, "cannot be listed" in error.problem) == (FIELD, True)
+    assert (error.where, "is not there" in error.problem) == (FIELD, True)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,10 @@ from trainyard_trainer.data.existing_tokenizer import WHERE as TOKENIZER_FIELD
 from trainyard_trainer.data.existing_tokenizer import parse_tokenizer, read_existing, vocabulary_hash
 from trainyard_trainer.data.fetch_model import fetch_model, open_remote
 from trainyard_trainer.data.files import sha256_of_file, write_hashed
+from trainyard_trainer.data.locations import is_local
 from trainyard_trainer.data.manifest import BaseModelManifest, FileRecord, TokenizerManifest, content_hash
 from trainyard_trainer.data.parallel import Advance
-from trainyard_trainer.data.sources import LOCAL_PROTOCOLS, FileHashes, resolve_mounts
+from trainyard_trainer.data.sources import FileHashes, resolve_mounts
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.training_record import TRAINING_RECORD
@@ -67,8 +68,8 @@ def local_folder(plan: RunPlan) -> Path | None:
     reference = plan.paths.base_model
     if "://" not in reference:
         return Path(reference)
-    protocol, _, path = resolve_mounts(reference, plan.mounts).partition("://")
-    return Path(path) if protocol in LOCAL_PROTOCOLS else None
+    resolved = resolve_mounts(reference, plan.mounts)
+    return Path(resolved.partition("://")[2]) if is_local(resolved) else None
 
 
 def weights_folder(plan: RunPlan, prepared: Path, manifest: BaseModelManifest) -> Path:

@@ -5,10 +5,11 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
 from tokenizers import Tokenizer
 
 from trainyard_api.errors import DataError
+from trainyard_trainer.data.faults import Fault, fault_of, reading
+from trainyard_trainer.data.locations import open_location
 from trainyard_trainer.data.manifest import hash_of
 from trainyard_trainer.data.sources import resolve_mounts
 from trainyard_trainer.data.special_tokens import USUAL, Objective, Role, SpecialTokens
@@ -33,24 +34,20 @@ def read_existing(uri: str, mounts: Mapping[str, str], where: str = WHERE) -> tu
 
     Raises:
         DataError: there is no such file, or it is too large.
+        TransientError: its place cannot be reached.
+        ConfigurationError: its place is none that a run reads from, or a package for it is missing.
     """
     resolved = resolve_mounts(uri, mounts)
-    try:
-        file_system, path = fsspec.core.url_to_fs(resolved)
+    file_system, path = open_location(resolved, where)
+    with reading(where, resolved, "Name a tokenizer.json or a folder that holds it"):
         if file_system.isdir(path):
             path = posixpath.join(path, "tokenizer.json")
         tokenizer = _read_bounded(file_system, path, MAXIMUM_TOKENIZER_BYTES, where)
         beside = posixpath.dirname(path)
         config, special = (
-            _read_bounded(file_system, name, MAXIMUM_CONFIG_BYTES, where) if file_system.exists(name) else b""
+            _read_if_there(file_system, name, MAXIMUM_CONFIG_BYTES, where)
             for name in (posixpath.join(beside, CONFIG), posixpath.join(beside, SPECIAL))
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(
-            where,
-            f"no tokenizer can be read from {resolved}: {error}",
-            "Name a tokenizer.json or a folder that holds it",
-        ) from error
     return tokenizer, _completed_config(config, special, where)
 
 
@@ -169,12 +166,21 @@ def _deterministic(content: Any) -> Any:
     return content
 
 
+def _read_if_there(file_system: Any, path: str, maximum_bytes: int, where: str) -> bytes:
+    """The bytes of a file, none where there is no such file."""
+    try:
+        return _read_bounded(file_system, path, maximum_bytes, where)
+    except FileNotFoundError as error:
+        if fault_of(error) is Fault.ABSENT:
+            return b""
+        raise
+
+
 def _read_bounded(file_system: Any, path: str, maximum_bytes: int, where: str) -> bytes:
-    size_bytes = file_system.info(path)["size"]
-    if size_bytes > maximum_bytes:
+    with file_system.open(path, "rb") as file:
+        content = bytes(file.read(maximum_bytes + 1))
+    if len(content) > maximum_bytes:
         raise DataError(
-            where,
-            f"{path} has {size_bytes} bytes, more than {maximum_bytes}",
-            "Name a tokenizer.json, not a model",
+            where, f"{path} has more than {maximum_bytes} bytes", "Name a tokenizer.json, not a model"
         )
-    return bytes(file_system.cat_file(path))
+    return content

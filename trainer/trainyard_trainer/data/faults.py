@@ -43,20 +43,20 @@ _CLASSES = {
     },
     Fault.ABSENT: {"FileNotFoundError"},
 }
-"""Names of error classes, also of packages that may not be installed; certificates come before connections."""
+"""Names of classes, also of packages that may not be installed; certificates come before connections."""
 
 _REMEDIES = {
     Fault.TRANSIENT: "Check the network and the server, and start the run again",
     Fault.ABSENT: "Correct the URI",
-    Fault.REFUSED: "Give the processes credentials that may read it",
+    Fault.REFUSED: "Give the processes credentials (or certificates) for it",
 }
 
 
 def fault_of(error: BaseException) -> Fault | None:
     """What an error of a file system means; None when it does not tell.
 
-    Clients wrap errors (fsspec calls a refused connection FileNotFoundError), so the causes are looked at too,
-    and the status of a server's answer counts more than any class.
+    Clients wrap errors (fsspec calls a refused connection FileNotFoundError), so causes are looked at, and
+    the status of a server's answer counts more than any class.
     """
     causes = list(_causes(error))
     for cause in causes:

@@ -3,15 +3,15 @@
 import posixpath
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
-
 from trainyard_api.errors import DataError, TransientError
 from trainyard_trainer.data.base_config import CONFIG, JSON_NAMES, MAXIMUM_JSON_BYTES, MAXIMUM_MODEL_BYTES
+from trainyard_trainer.data.faults import reading
+from trainyard_trainer.data.locations import identity_hash, open_location
 from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.steps import STORAGE_FULL
 
@@ -19,6 +19,7 @@ HUB = "hf://"
 WHERE = "spec.model.pretrained.uri"
 COPY_BYTES = 1 << 22
 
+_READ_ENDINGS = (".json", ".safetensors")
 _HUB_MODEL = re.compile(r"hf://([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)@([0-9a-f]{40})")
 
 Choose = Callable[[Iterable[str], Path], tuple[str, ...]]
@@ -50,8 +51,9 @@ def open_remote(uri: str) -> Remote:
         uri: hf://organisation/name@commit, or any other fsspec URI of a folder.
 
     Raises:
-        DataError: it is not there.
-        TransientError: the hub cannot be reached.
+        DataError: it is not there, or may not be read.
+        TransientError: it cannot be reached.
+        ConfigurationError: it is no place that a run reads from, or a package for it is missing.
     """
     return HubModel.named(uri) if uri.startswith(HUB) else StoredFolder.at(uri)
 
@@ -61,7 +63,7 @@ def fetch_model(remote: Remote, folder: Path, choose: Choose, advance: Advance) 
 
     Raises:
         DataError: it is too large, incomplete, or `choose` refuses it.
-        TransientError: the hub cannot be reached.
+        TransientError: it cannot be reached.
     """
     small = [name for name in JSON_NAMES if name in remote.sizes]
     if CONFIG not in small:
@@ -90,6 +92,7 @@ def fetch_model(remote: Remote, folder: Path, choose: Choose, advance: Advance) 
 class StoredFolder:
     """A folder that fsspec reads."""
 
+    uri: str
     file_system: Any
     paths: Mapping[str, str]
     sizes: Mapping[str, int]
@@ -98,33 +101,37 @@ class StoredFolder:
     @classmethod
     def at(cls, uri: str) -> "StoredFolder":
         """List the folder of a URI."""
-        try:
-            file_system, root = fsspec.core.url_to_fs(uri)
-            entries = file_system.ls(root, detail=True)
-        except (OSError, ValueError, ImportError) as error:
-            raise DataError(
-                WHERE,
-                f"{uri} cannot be listed: {error}",
-                "Name the folder of a stored model; its protocol may need its fsspec package",
-            ) from error
-        files = {
-            posixpath.basename(str(entry["name"])): entry for entry in entries if entry.get("type") == "file"
-        }
-        paths = {name: str(entry["name"]) for name, entry in files.items()}
-        sizes = {name: int(entry["size"]) for name, entry in files.items()}
-        keys = [[name, sizes[name], str(file_system.ukey(paths[name]))] for name in sorted(files)]
-        return cls(file_system, paths, sizes, {"files": keys})
+        file_system, root = open_location(uri, WHERE)
+        with reading(WHERE, uri, "Name the folder of a stored model"):
+            file_system.invalidate_cache()
+            entries = [entry for entry in file_system.ls(root, detail=True) if entry.get("type") == "file"]
+            infos = {posixpath.basename(str(entry["name"])): entry for entry in entries}
+            for name, entry in infos.items():
+                if name.endswith(_READ_ENDINGS) and entry.get("size") is None:
+                    infos[name] = file_system.info(entry["name"])
+            paths = {name: str(info["name"]) for name, info in infos.items()}
+            sizes = {name: int(info.get("size") or 0) for name, info in infos.items()}
+            keys = [
+                [name, sizes[name], identity_hash(file_system, paths[name], infos[name], lambda _: None)]
+                for name in sorted(infos)
+                if name.endswith(_READ_ENDINGS)
+            ]
+        return cls(uri, file_system, paths, sizes, {"files": keys})
 
     def fetch(self, names: Iterable[str], folder: Path, advance: Advance) -> None:
         """See `Remote`."""
         for name in names:
-            with (
-                self.file_system.open(self.paths[name], "rb") as source,
-                (folder / name).open("wb") as target,
-            ):
-                while block := source.read(COPY_BYTES):
+            with (folder / name).open("wb") as target:
+                for block in self._blocks(name):
                     target.write(block)
                     advance(len(block))
+
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file; only what its store raises is told as an error of the store."""
+        path = self.paths[name]
+        with reading(WHERE, path, "Store the model again"), self.file_system.open(path, "rb") as source:
+            while block := source.read(COPY_BYTES):
+                yield block
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The places that text, tokenizers and models are read from: how they are opened, and when they have changed."""
+"""Places that text, tokenizers and models are read from: how they are opened, and when they have changed."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,8 +14,17 @@ PROTOCOLS = tuple(PROTOCOL_PACKAGES)
 READ_BYTES = 1 << 22
 
 _EXACT = ("ETag", "etag", "md5Hash", "blob_id")
-"""What stores call a value that another content never has: S3 and HTTP, GCS and Azure, the Hugging Face hub."""
-_DATED = ("ETag", "Content-MD5", "Digest", "Last-Modified", "LastModified", "last_modified", "updated", "created")
+"""What stores call a value that no other content has: S3 and HTTP, Azure, GCS, the Hugging Face hub."""
+_DATED = (
+    "ETag",
+    "Content-MD5",
+    "Digest",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
 """What else tells of a change: weak tags, digests of answers, and times."""
 _WEAK_TAG = "W/"
 
@@ -65,7 +74,7 @@ def open_stream(uri: str) -> Any:
 
 
 def stored_identity(info: Mapping[str, Any]) -> str | None:
-    """What a store says that changes with a file's content, from fsspec's info of it; None when it says nothing.
+    """What a store says that changes with a file, from fsspec's info of it; None when it says nothing.
 
     An ETag is one of the exact validators of RFC 9110, section 8.8, unless it is marked as weak.
     """

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from trainyard_api.errors import DataError
+from trainyard_api.errors import DataError, TrainyardError
 from trainyard_trainer.data.compression import DECOMPRESSION_ERRORS
+from trainyard_trainer.data.faults import fault_error
+from trainyard_trainer.data.locations import is_local
 
 MAXIMUM_RECORD_BYTES = 32 << 20
 """Longer records are invalid; bounds the memory of a worker."""
@@ -120,17 +122,25 @@ def file_errors(uri: str) -> Iterator[None]:
 
     Raises:
         DataError: the file is damaged or cannot be read.
+        TransientError: its store cannot be reached.
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError) as error:
-        problem = f"it cannot be read: {error.strerror}"
-        raise DataError(uri, problem, "Check the file and its access rights") from error
-    except (*DECOMPRESSION_ERRORS, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        problem = f"it is damaged, or not in the format of its ending: {error}"
-        raise DataError(uri, problem, "Replace the file or correct its ending") from error
+    except TrainyardError:
+        raise
+    except Exception as error:
+        if told := None if is_local(uri) else fault_error(error, uri, uri):
+            raise told from error
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            problem = f"it cannot be read: {error.strerror}"
+            raise DataError(uri, problem, "Check the file and its access rights") from error
+        if isinstance(error, ValueError) and not is_local(uri):
+            problem = f"its server does not let it be read: {error}"
+            raise DataError(uri, problem, "Copy the file to other storage") from error
+        if isinstance(error, DECOMPRESSION_ERRORS) or (isinstance(error, OSError) and error.errno is None):
+            problem = f"it is damaged, or not in the format of its ending: {error}"
+            raise DataError(uri, problem, "Replace the file or correct its ending") from error
+        raise
 
 
 def _lines(stream: IO[bytes], uri: str, end: int | None) -> Iterator[tuple[int, bytes | InvalidRecord]]:

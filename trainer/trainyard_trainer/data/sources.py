@@ -1,6 +1,5 @@
 """From a source's URI or glob to its files, always in the same order, each with the hash of its content."""
 
-import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Mapping
@@ -8,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from trainyard_api.errors import DataError
 from trainyard_api.spec import Source
+from trainyard_trainer.data.faults import Fault, fault_of, reading
+from trainyard_trainer.data.locations import content_hash, identity_hash, is_local, open_location
 from trainyard_trainer.data.manifest import SourceFile, hash_of
 from trainyard_trainer.progress import write_text_atomically
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 LOCAL_PROTOCOLS = ("file", "local")
 HASH_CACHE = "file-hashes.json"
-READ_BYTES = 1 << 22
+MAXIMUM_FILES = 100_000
+"""More files are refused: each costs a request or a look at the disk, whenever the run starts."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def resolve_mounts(uri: str, mounts: Mapping[str, str]) -> str:
         mounts: path prefixes, with or without a leading slash, and local folders; the longest fitting one
             wins.
     """
-    protocol, separator, rest = uri.partition("://")
-    if separator and protocol not in LOCAL_PROTOCOLS:
+    _, separator, rest = uri.partition("://")
+    if not is_local(uri):
         return uri
     path = posixpath.normpath("/" + (rest if separator else uri).lstrip("/"))
     prefixes = {posixpath.normpath("/" + prefix.lstrip("/")): host for prefix, host in mounts.items()}
@@ -80,29 +80,25 @@ def list_files(
         hash_file: content hash of (file system, path, info).
 
     Raises:
-        DataError: nothing matches, or the place cannot be reached.
+        DataError: nothing matches, too much does, or the place may not be read.
+        TransientError: the place cannot be reached.
+        ConfigurationError: the place is none that a run reads from, or a package for it is missing.
     """
     uri = resolve_mounts(source.uri, mounts)
-    file_system, pattern = _open_file_system(uri, f"{where}.uri")
-    try:
-        paths = sorted(_matching(file_system, pattern))
-        infos = [(path, file_system.info(path)) for path in paths]
-    except FileNotFoundError as error:
-        raise _nothing_matches(source.uri, uri, f"{where}.uri") from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{where}.uri", f"{uri} cannot be listed: {error}", "Check the URI and its access rights"
-        ) from error
-    files = []
-    for path, info in infos:
-        if info.get("type") == "directory":
-            continue
-        if info.get("type") != "file":
-            raise DataError(f"{where}.uri", f"{path} is not a regular file", "Name regular files only")
-        full = file_system.unstrip_protocol(path)
-        files.append(InputFile(full, int(info["size"]), _hashed(hash_file, file_system, path, info, where)))
+    field = f"{where}.uri"
+    file_system, pattern = open_location(uri, field)
+    with reading(field, uri, "Check the URI and its access rights"):
+        file_system.invalidate_cache()
+        infos = _matching(file_system, pattern, field)
+        files = []
+        for path, info in sorted(infos.items()):
+            if info.get("type") == "directory":
+                continue
+            _check_file(path, info, field)
+            full = file_system.unstrip_protocol(path)
+            files.append(InputFile(full, int(info["size"]), hash_file(file_system, path, info)))
     if not files:
-        raise _nothing_matches(source.uri, uri, f"{where}.uri")
+        raise _nothing_matches(source.uri, uri, field)
     return files
 
 
@@ -133,13 +129,13 @@ class FileHashes:
         self._changed = False
 
     def __call__(self, file_system: Any, path: str, info: Mapping[str, Any]) -> str:
-        """SHA-256 of a local file's bytes; of the store's own identity elsewhere."""
+        """SHA-256 of a local file's bytes; elsewhere see `locations.identity_hash`."""
         if not _is_local(file_system):
-            return hashlib.sha256(str(file_system.ukey(path)).encode()).hexdigest()
+            return identity_hash(file_system, path, info, self._advance)
         status = Path(path).stat()
         identity = f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
         if identity not in self._known:
-            self._known[identity] = self._hash(path)
+            self._known[identity] = content_hash(file_system, path, self._advance)
             self._changed = True
         else:
             self._advance(int(info["size"]))
@@ -151,59 +147,53 @@ class FileHashes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(self._path, json.dumps(self._known, indent=0, sort_keys=True))
 
-    def _hash(self, path: str) -> str:
-        digest = hashlib.sha256()
-        with Path(path).open("rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-                self._advance(len(block))
-        return digest.hexdigest()
 
-
-def _open_file_system(uri: str, where: str) -> tuple[Any, str]:
+def _matching(file_system: Any, pattern: str, field: str) -> dict[str, Mapping[str, Any]]:
+    """What fits a path or glob, by path, with the file system's info of each."""
+    magic = "*[" if _is_web(file_system) else "*?["
     try:
-        file_system, pattern = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError, OSError) as error:
+        if any(character in pattern for character in magic):
+            found = dict(file_system.glob(pattern, detail=True))
+        else:
+            found = {pattern: file_system.info(pattern)}
+    except FileNotFoundError as error:
+        if fault_of(error) is Fault.ABSENT:
+            return {}
+        raise
+    if len(found) > MAXIMUM_FILES:
         raise DataError(
-            where, f"{uri} cannot be opened: {error}", "Correct the protocol, or install its fsspec package"
-        ) from error
-    return file_system, str(pattern)
+            field,
+            f"{pattern} matches {len(found)} files, more than {MAXIMUM_FILES}",
+            "Join them into fewer and larger files, such as JSON Lines of some 100 MB",
+        )
+    needs_info = _is_local(file_system) or _is_web(file_system)
+    return {str(path): file_system.info(path) if needs_info else info for path, info in found.items()}
 
 
-def _matching(file_system: Any, pattern: str) -> list[str]:
-    if any(magic in pattern for magic in "*?["):
-        return [str(path) for path in file_system.glob(pattern)]
-    if file_system.isdir(pattern):
-        return []
-    if not file_system.exists(pattern):
-        raise FileNotFoundError(pattern)
-    return [pattern]
-
-
-def _hashed(
-    hash_file: Callable[[Any, str, Mapping[str, Any]], str],
-    file_system: Any,
-    path: str,
-    info: Mapping[str, Any],
-    where: str,
-) -> str:
-    try:
-        return hash_file(file_system, path, info)
-    except OSError as error:
+def _check_file(path: str, info: Mapping[str, Any], field: str) -> None:
+    """Refuse what is no file, and one whose size nobody tells."""
+    if info.get("type") != "file":
+        raise DataError(field, f"{path} is not a regular file", "Name regular files only")
+    if info.get("size") is None:
         raise DataError(
-            f"{where}.uri",
-            f"{path} cannot be read: {error.strerror or error}",
-            "Check the file and its access rights",
-        ) from error
+            field,
+            f"the server does not tell the size of {path}",
+            "Use a server that sends Content-Length, or copy the file to other storage",
+        )
 
 
 def _is_local(file_system: Any) -> bool:
+    return bool(_protocols(file_system) & set(LOCAL_PROTOCOLS))
+
+
+def _is_web(file_system: Any) -> bool:
+    """Whether it lists pages, which tell neither sizes nor changes of what they link to."""
+    return "https" in _protocols(file_system)
+
+
+def _protocols(file_system: Any) -> set[str]:
     protocol = file_system.protocol
-    return bool(
-        {protocol} & set(LOCAL_PROTOCOLS)
-        if isinstance(protocol, str)
-        else set(protocol) & set(LOCAL_PROTOCOLS)
-    )
+    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 def _nothing_matches(uri: str, resolved: str, where: str) -> DataError:

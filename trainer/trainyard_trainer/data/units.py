@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, cast
 
-import fsspec
-
 from trainyard_api.spec import Source
 from trainyard_trainer.data.compression import CountingReader, decompressed
+from trainyard_trainer.data.locations import open_stream
 from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.parquet import check_column, open_parquet, read_row_groups, row_group_sizes
 from trainyard_trainer.data.readers import (
@@ -75,7 +74,7 @@ def divide(files: list[InputFile], source: Source, where: str) -> list[Unit]:
 
 def read_part(part: FilePart, source: Source, where: str, advance: Advance, stack: ExitStack) -> Records:
     """The records of a part; `stack` closes what is opened."""
-    raw = stack.enter_context(fsspec.open(part.uri, "rb"))
+    raw = stack.enter_context(open_stream(part.uri))
     if source.format == "Parquet":
         file = open_parquet(_plain_seekable(raw, part, stack), part.uri)
         check_column(file, part.uri, source.text_field, f"{where}.textField")
@@ -113,7 +112,7 @@ def _parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
 
 
 def _row_group_parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
-    with file_errors(file.uri), fsspec.open(file.uri, "rb") as raw:
+    with file_errors(file.uri), open_stream(file.uri) as raw:
         parquet = open_parquet(raw, file.uri)
         check_column(parquet, file.uri, source.text_field, f"{where}.textField")
         sizes = row_group_sizes(parquet)
