@@ -9,7 +9,7 @@ from trainyard_api.policy.stages import first_stage, following_stage
 from trainyard_api.policy.upstream import Upstream, obstacle
 from trainyard_api.policy.waiting import Work, active_seconds_of, deadlines
 from trainyard_api.progress import WorkSeconds
-from trainyard_api.status import Accounting, Attempt, Condition, TrainingRunStatus
+from trainyard_api.status import Accounting, Attempt, Condition, Failure, TrainingRunStatus
 from trainyard_api.timestamps import format_timestamp
 from trainyard_api.validation import load_run_file
 
@@ -200,6 +200,26 @@ def test_the_ledger_adds_waiting_and_work():
     assert second.lost_seconds.queue == 40
     assert second.lost_seconds.restart == 30
     assert second.lost_seconds.startup == 20
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "scheduled_at", "queue", "startup"),
+    [
+        ("Failed", Reason.QUEUE_DEADLINE_EXCEEDED, None, 80, 0),
+        ("Preempted", None, None, 80, 0),
+        ("Failed", Reason.STARTUP_DEADLINE_EXCEEDED, 30, 30, 50),
+        # Pods that fail soon may never be seen with their nodes.
+        ("Failed", Reason.OUT_OF_MEMORY, None, 0, 0),
+        ("Succeeded", None, None, 0, 0),
+    ],
+)
+def test_the_ledger_counts_waiting_that_only_the_end_of_an_attempt_ended(
+    outcome, reason, scheduled_at, queue, startup
+):
+    failure = None if reason is None else Failure(exit_code=1, reason=reason.value, message="")
+    ended = attempt(finished_at=80, outcome=outcome, failure=failure, pods_scheduled_at=scheduled_at)
+    lost = add_attempt(Accounting(), ended, accelerators_per_node=0).lost_seconds
+    assert (lost.queue, lost.startup) == (queue, startup)
 
 
 def test_the_ledger_takes_over_what_the_processes_tell_and_forgets_nothing():

@@ -1,5 +1,6 @@
 """Where the time of a run on a cluster went, added up as its attempts end."""
 
+from trainyard_api.names import Reason
 from trainyard_api.policy.waiting import active_seconds_of
 from trainyard_api.progress import WorkSeconds
 from trainyard_api.status import Accounting, Attempt, LostSeconds, Timestamp
@@ -11,13 +12,14 @@ def add_stage(accounting: Accounting, attempt: Attempt) -> Accounting:
 
     Args:
         accounting: the account so far.
-        attempt: the attempt while it is still in that stage.
+        attempt: the attempt while it is still in that stage, or with its end.
     """
-    startup = _seconds(attempt.pods_scheduled_at, attempt.pods_running_at)
+    waited_until = attempt.finished_at if _ended_waiting(attempt) else None
+    startup = _seconds(attempt.pods_scheduled_at, attempt.pods_running_at or waited_until)
     is_first = attempt.number == 0
     lost = accounting.lost_seconds
     waiting = LostSeconds(
-        queue=lost.queue + _seconds(attempt.stage_started_at, attempt.pods_scheduled_at),
+        queue=lost.queue + _seconds(attempt.stage_started_at, attempt.pods_scheduled_at or waited_until),
         startup=lost.startup + (startup if is_first else 0.0),
         restart=lost.restart + (0.0 if is_first else startup),
         recompute=lost.recompute,
@@ -62,6 +64,16 @@ def add_stall(accounting: Accounting, seconds: float) -> Accounting:
     return accounting.model_copy(
         update={"lost_seconds": lost.model_copy(update={"stall": lost.stall + max(0.0, seconds)})}
     )
+
+
+def _ended_waiting(attempt: Attempt) -> bool:
+    """Whether an attempt waited to its end, if its pods were not seen to have nodes, or to run.
+
+    Pods that end soon may never be seen in between; only a stop and these deadlines end what has not begun.
+    """
+    reason = attempt.failure.reason if attempt.failure is not None else ""
+    deadlines = (Reason.QUEUE_DEADLINE_EXCEEDED, Reason.STARTUP_DEADLINE_EXCEEDED)
+    return attempt.outcome == "Preempted" or reason in deadlines
 
 
 def _seconds(start: Timestamp | None, end: Timestamp | None) -> float:
