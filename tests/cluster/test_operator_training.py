@@ -20,7 +20,7 @@ from tests.cluster.rest import Object, Rest
 from tests.cluster.scene import CLAIM, NAME, Scene, attempts_of, condition_of, opened_scene
 from tests.support.local_runs import write_excerpt
 from tests.support.runs import document
-from trainyard_api.names import PodEnvironment
+from trainyard_api.names import Label, PodEnvironment
 
 pytestmark = [pytest.mark.kubelet, pytest.mark.timeout(2400)]
 
@@ -150,11 +150,16 @@ def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but
     before = wait_for_step(scene, 0, EVERY_STEPS)
     columns = columns_of(scene, kubelet_cluster)
     assert columns["PHASE"] == "Running"
+    written = kubelet_cluster.kubectl.in_namespace(scene.namespace).run(
+        "logs", f"--selector={Label.RUN}={NAME}", "--prefix", "--tail=5"
+    )
+    pods = scene.wait_for_gang(0)
+    names = [pods[Place("train", 0, index)]["metadata"]["name"] for index in range(2)]
+    assert all(f"[pod/{name}/trainer]" in written for name in names)
     assert EVERY_STEPS <= int(columns["STEP"]) < STEPS
     assert float(columns["LOSS"]) > 0.0
     assert float(columns["TOKENS/S"]) > 0.0
 
-    pods = scene.wait_for_gang(0)
     victim = pods[Place("train", 0, 1)]["metadata"]["name"]
     rank_in(victim).send_signal(signal.SIGKILL)
     after = wait_for_step(scene, 1, before["progress"]["step"])
