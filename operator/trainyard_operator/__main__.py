@@ -10,6 +10,7 @@ import sys
 from trainyard_operator.application import run_operator
 from trainyard_operator.errors import ClusterError, SettingsError
 from trainyard_operator.settings import Settings
+from trainyard_operator.tls_buffers import shrink_tls_buffers
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    shrink_tls_buffers()
     try:
         asyncio.run(_run(settings))
     except (ClusterError, OSError) as error:

@@ -25,7 +25,7 @@ from trainyard_operator.steps import StepWatch
 from trainyard_operator.store import Store
 from trainyard_operator.stored_plan import read_plan
 
-KEPT_SPECS = 256
+KEPT_SPECS = 64
 """Validated specs in memory; reading one again takes about a millisecond."""
 CLAIM_SECONDS = 10.0
 """How long a claim that was found counts as there."""

@@ -102,17 +102,21 @@ class Reconciler:
             return
         decision = decide(facts, self._settings, self._clock())
         outcome = await self._actor.act(key, facts.spec, decision)
-        status = conclude(decision.draft, outcome)
-        if facts.spec is not None:
-            for tell in self._listeners.on_status:
-                tell(key, facts.spec, status)
-        await self._write(facts, status)
+        await self._write(facts, conclude(decision.draft, outcome))
+        self._tell_listeners(key, facts.spec)
         self._plan_next(key, decision, outcome)
 
     def progress_changed(self, key: RunKey) -> None:
         """The processes of a run told something: look at it when its status may be written next."""
         due = self._written_at.get(key, float("-inf")) + self._settings.progress_seconds
         self._queue.add_after(key, max(0.0, due - self._clock()))
+
+    def _tell_listeners(self, key: RunKey, spec: TrainingRun | None) -> None:
+        """Say where a run stands; with the very status that the store keeps, so that there is only one."""
+        run = self._store.run(key)
+        if spec is not None and run is not None:
+            for tell in self._listeners.on_status:
+                tell(key, spec, run.status)
 
     async def _write(self, facts: Facts, status: TrainingRunStatus) -> None:
         """Write the status, once and only if it is due; then tell what happened."""
@@ -121,7 +125,7 @@ class Reconciler:
         wait = self._seconds_until_due(key, need)
         if need is Urgency.NONE:
             self._noticed_at.pop(key, None)
-            self._store.believe(key, status)
+            self._store.believe(key, old)
         elif wait > 0.0:
             self._queue.add_after(key, wait)
             self._store.believe(key, status)
