@@ -12,7 +12,13 @@ from trainyard_api.spec import TrainingRun
 from trainyard_trainer.model_card import render_model_card
 from trainyard_trainer.progress import append_record, write_json_atomically
 from trainyard_trainer.report import write_report
-from trainyard_trainer.report_confusion import MAXIMUM_CLASSES, OTHERS, confusion_chart, drawn_classes
+from trainyard_trainer.report_confusion import (
+    MAXIMUM_CLASSES,
+    OTHERS,
+    confusion_chart,
+    drawn_classes,
+    short_count,
+)
 from trainyard_trainer.report_evaluation import adaptation_words, balance_words
 from trainyard_trainer.task_result import ClassResult, MetricInterval, TaskResult, write_task_result
 from trainyard_trainer.training_record import RecordedBase, RecordedCheckpoint, TrainingRecord
@@ -134,6 +140,23 @@ def test_rare_classes_are_drawn_together_and_nothing_is_lost():
 def test_a_class_that_nobody_has_or_predicts_is_not_drawn():
     assert drawn_classes(["a", "b", "c"], [[3, 1, 0], [0, 0, 0], [0, 0, 0]])[0] == ["a", "b"]
     assert confusion_chart(["a"], [[0]]) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0k"),
+        (9949, "9.9k"),
+        (9950, "10k"),
+        (999_499, "999k"),
+        (999_500, "1.0M"),
+        (12_000_000, "12M"),
+    ],
+)
+def test_a_count_fits_into_a_narrow_cell(count, text):
+    assert short_count(count) == text
 
 
 def test_a_cell_is_as_dark_as_its_share_of_the_row():

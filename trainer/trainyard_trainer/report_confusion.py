@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from trainyard_trainer.report_format import format_count
-
 MAXIMUM_CLASSES = 12
 """Classes that are drawn one by one; further ones, the rarest, are drawn together."""
 
@@ -63,6 +61,15 @@ def confusion_chart(names: Sequence[str], matrix: Matrix) -> Markup | None:
     ).format(LEFT + SIDE + RIGHT, TOP + SIDE + BOTTOM, Markup().join([*cells, *_labels(shown, size), titles]))
 
 
+def short_count(count: int) -> str:
+    """A count in at most four characters: 950, 7.1k, 30k, 1.2M; the title of its cell has it whole."""
+    for unit, size in (("M", 999_500), ("k", 1000)):
+        if count >= size:
+            number = count / (1_000_000 if unit == "M" else 1000)
+            return f"{number:.1f}{unit}" if number < 9.95 else f"{number:.0f}{unit}"
+    return str(count)
+
+
 def _cell(name: str, predicted: str, count: int, place: tuple[float, float, float], total: int) -> Markup:
     """One cell with its number; what it means is told where a pointer rests on it."""
     x, y, size = place
@@ -88,7 +95,7 @@ def _cell(name: str, predicted: str, count: int, place: tuple[float, float, floa
         "dark" if share >= DARK_SHADE else "light",
         round(x + size / 2, 1),
         round(y + size / 2 + 4, 1),
-        format_count(count),
+        short_count(count),
     )
     return rectangle + number
 
