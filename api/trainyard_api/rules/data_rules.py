@@ -16,7 +16,12 @@ KEEPS_TOKENIZER = (
     "Remove spec.tokenizer to use the model's own, or set model.architecture to start anew",
 )
 """Problem and remedy of a tokenizer that would be trained for a stored model."""
-_FORMATS_BY_ENDING = {".jsonl": "JsonLines", ".ndjson": "JsonLines", ".parquet": "Parquet"}
+_FORMATS_BY_ENDING = {
+    ".jsonl": "JsonLines",
+    ".ndjson": "JsonLines",
+    ".csv": "CSV",
+    ".parquet": "Parquet",
+}
 
 
 def _source_uri_problems(run: TrainingRun) -> Iterable[Problem]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainyard_api.errors import DataError
-from trainyard_trainer.data.readers import InvalidRecord, Record, Records, checked_text
+from trainyard_trainer.data.readers import FieldsRecord, InvalidRecord, Record, Records, checked_text
 
 BATCH_ROWS = 1024
 
@@ -73,6 +73,29 @@ def read_row_groups(file: pq.ParquetFile, uri: str, text_field: str, row_groups:
                     yield InvalidRecord(number, value.reason, value.excerpt)
                 else:
                     yield _checked(number, value, text_field)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(uri, f"it is damaged: {error}", "Replace the file") from error
+
+
+def read_row_group_objects(
+    file: pq.ParquetFile, uri: str, columns: list[str], row_groups: range
+) -> Iterator[FieldsRecord | InvalidRecord]:
+    """The rows of some row groups with those columns that the file has; numbered from 1 in them.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    present = [name for name in columns if name in file.schema_arrow.names]
+    number = 0
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=list(row_groups), columns=present):
+            for row in zip(*(_values(column) for column in batch.columns), strict=True):
+                number += 1
+                invalid = next((value for value in row if isinstance(value, InvalidRecord)), None)
+                if invalid is not None:
+                    yield InvalidRecord(number, invalid.reason, invalid.excerpt)
+                else:
+                    yield FieldsRecord(number, dict(zip(present, row, strict=True)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(uri, f"it is damaged: {error}", "Replace the file") from error
 

@@ -149,7 +149,7 @@ class _Preparation:
         total = sum(file.size_bytes for file in files)
 
         def body(folder: Path) -> StepOutcome:
-            units = divide(files, source, _place(number))
+            units = divide(files, source)
             tasks = [
                 ExtractTask(
                     number=index,

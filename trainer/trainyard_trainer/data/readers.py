@@ -34,6 +34,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldsRecord:
+    """One record with all its fields: its number (or line number) in the part of the file, from 1."""
+
+    number: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidRecord:
     """One record that cannot be used.
 
@@ -102,11 +110,20 @@ def read_blank_line_parts(stream: IO[bytes], uri: str) -> Records:
 
 def read_json_lines(stream: IO[bytes], uri: str, end: int | None, text_field: str) -> Records:
     """The text field of each JSON object, one per line; empty lines are passed over. See `read_lines`."""
+    for record in read_json_objects(stream, uri, end):
+        if isinstance(record, InvalidRecord):
+            yield record
+        else:
+            yield checked_text(record.number, record.fields, text_field)
+
+
+def read_json_objects(stream: IO[bytes], uri: str, end: int | None) -> Iterator[FieldsRecord | InvalidRecord]:
+    """Each JSON object, one per line; empty lines are passed over. See `read_lines`."""
     for number, line in _lines(stream, uri, end):
         if isinstance(line, InvalidRecord):
             yield line
         elif line.strip():
-            yield _parse_json(number, line, text_field)
+            yield _parse_json(number, line)
 
 
 def skip_to_line_start(stream: IO[bytes], uri: str, start: int) -> None:
@@ -175,7 +192,7 @@ def _skip_line(stream: IO[bytes], uri: str, number: int) -> int:
     )
 
 
-def _parse_json(number: int, line: bytes, text_field: str) -> Record | InvalidRecord:
+def _parse_json(number: int, line: bytes) -> FieldsRecord | InvalidRecord:
     text = _decoded(number, line)
     if isinstance(text, InvalidRecord):
         return text
@@ -185,7 +202,7 @@ def _parse_json(number: int, line: bytes, text_field: str) -> Record | InvalidRe
         return InvalidRecord(number, f"broken JSON: {error}", _excerpt(line))
     if not isinstance(value, dict):
         return InvalidRecord(number, "not a JSON object", _excerpt(line))
-    return checked_text(number, value, text_field)
+    return FieldsRecord(number, value)
 
 
 def checked_text(number: int, fields: dict[str, Any], text_field: str) -> Record | InvalidRecord:

@@ -7,21 +7,34 @@ together. The division depends on the files alone.
 import io
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, cast
 
+import pyarrow.parquet as pq
+
 from trainyard_api.spec import Source
 from trainyard_trainer.data.compression import CountingReader, decompressed
+from trainyard_trainer.data.csv_records import read_csv, read_csv_objects
 from trainyard_trainer.data.locations import open_stream
 from trainyard_trainer.data.parallel import Advance
-from trainyard_trainer.data.parquet import check_column, open_parquet, read_row_groups, row_group_sizes
+from trainyard_trainer.data.parquet import (
+    check_column,
+    open_parquet,
+    read_row_group_objects,
+    read_row_groups,
+    row_group_sizes,
+)
 from trainyard_trainer.data.readers import (
+    FieldsRecord,
+    InvalidRecord,
     Records,
     file_errors,
     read_blank_line_parts,
     read_file_as_record,
     read_json_lines,
+    read_json_objects,
     read_lines,
     skip_to_line_start,
 )
@@ -53,17 +66,17 @@ class FilePart:
 Unit = tuple[FilePart, ...]
 
 
-def divide(files: list[InputFile], source: Source, where: str) -> list[Unit]:
+def divide(files: list[InputFile], source: Source) -> list[Unit]:
     """The units of a source, in the order of its files.
 
     Raises:
-        DataError: a Parquet file is damaged or lacks the text column.
+        DataError: a Parquet file is damaged.
     """
     units: list[Unit] = []
     current: list[FilePart] = []
     size_bytes = 0
     for file in files:
-        for part in _parts(file, source, where):
+        for part in _parts(file, source):
             if current and size_bytes + part.size_bytes > UNIT_BYTES:
                 units.append(tuple(current))
                 current, size_bytes = [], 0
@@ -74,21 +87,17 @@ def divide(files: list[InputFile], source: Source, where: str) -> list[Unit]:
 
 def read_part(part: FilePart, source: Source, where: str, advance: Advance, stack: ExitStack) -> Records:
     """The records of a part; `stack` closes what is opened."""
-    raw = stack.enter_context(open_stream(part.uri))
     if source.format == "Parquet":
-        file = open_parquet(_plain_seekable(raw, part, stack), part.uri)
+        file, groups = _open_row_groups(part, stack)
         check_column(file, part.uri, source.text_field, f"{where}.textField")
-        num_groups = len(row_group_sizes(file))
-        groups = range(part.start, num_groups if part.end is None else part.end)
         yield from read_row_groups(file, part.uri, source.text_field, groups)
         advance(part.size_bytes)
         return
-    counted = cast("IO[bytes]", io.BufferedReader(CountingReader(raw, advance), BUFFER_BYTES))
-    stream = decompressed(counted, part.compression, part.uri)
-    if part.start:
-        skip_to_line_start(stream, part.uri, part.start)
+    stream = _open_part(part, advance, stack)
     if source.format == "JsonLines":
         yield from read_json_lines(stream, part.uri, part.end, source.text_field)
+    elif source.format == "CSV":
+        yield from read_csv(stream, part.uri, source.text_field)
     elif source.document_boundary == "Record":
         yield from read_file_as_record(stream)
     elif source.document_boundary == "Line":
@@ -97,13 +106,47 @@ def read_part(part: FilePart, source: Source, where: str, advance: Advance, stac
         yield from read_blank_line_parts(stream, part.uri)
 
 
-def _parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
+def read_part_objects(
+    part: FilePart, source: Source, columns: list[str], advance: Advance, stack: ExitStack
+) -> Iterator[FieldsRecord | InvalidRecord]:
+    """The records of a part with all their fields (Parquet: with these columns); `stack` closes files."""
+    if source.format == "Parquet":
+        file, groups = _open_row_groups(part, stack)
+        yield from read_row_group_objects(file, part.uri, columns, groups)
+        advance(part.size_bytes)
+        return
+    stream = _open_part(part, advance, stack)
+    if source.format == "CSV":
+        yield from read_csv_objects(stream, part.uri)
+    else:
+        yield from read_json_objects(stream, part.uri, part.end)
+
+
+def _open_part(part: FilePart, advance: Advance, stack: ExitStack) -> IO[bytes]:
+    """The plain bytes of a part, from the first line that begins in it."""
+    raw = stack.enter_context(open_stream(part.uri))
+    counted = cast("IO[bytes]", io.BufferedReader(CountingReader(raw, advance), BUFFER_BYTES))
+    stream = decompressed(counted, part.compression, part.uri)
+    if part.start:
+        skip_to_line_start(stream, part.uri, part.start)
+    return stream
+
+
+def _open_row_groups(part: FilePart, stack: ExitStack) -> tuple[pq.ParquetFile, range]:
+    """A Parquet file, and the row groups of a part."""
+    raw = stack.enter_context(open_stream(part.uri))
+    file = open_parquet(_plain_seekable(raw, part, stack), part.uri)
+    num_groups = len(row_group_sizes(file))
+    return file, range(part.start, num_groups if part.end is None else part.end)
+
+
+def _parts(file: InputFile, source: Source) -> list[FilePart]:
     whole = [FilePart(file.uri, file.compression, 0, None, file.size_bytes)]
     if file.compression is not None or file.size_bytes <= UNIT_BYTES:
         return whole
     if source.format == "Parquet":
-        return _row_group_parts(file, source, where)
-    if source.format == "JsonLines" or source.document_boundary == "Line":
+        return _row_group_parts(file)
+    if source.format == "JsonLines" or (source.format == "Text" and source.document_boundary == "Line"):
         return [
             FilePart(file.uri, None, start, min(start + UNIT_BYTES, file.size_bytes), UNIT_BYTES)
             for start in range(0, file.size_bytes, UNIT_BYTES)
@@ -111,10 +154,9 @@ def _parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
     return whole
 
 
-def _row_group_parts(file: InputFile, source: Source, where: str) -> list[FilePart]:
+def _row_group_parts(file: InputFile) -> list[FilePart]:
     with file_errors(file.uri), open_stream(file.uri) as raw:
         parquet = open_parquet(raw, file.uri)
-        check_column(parquet, file.uri, source.text_field, f"{where}.textField")
         sizes = row_group_sizes(parquet)
     share = file.size_bytes / max(1, sum(sizes))
     return [
