@@ -93,6 +93,7 @@ def _api_server_arguments(state: State, port: int, etcd_port: int) -> list[str]:
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-policy-file={state.folder / 'audit.yaml'}",
         f"--audit-log-path={state.audit_log}",
+        "--audit-log-maxsize=100000",  # megabytes; whoever reads it would lose what a rotation moves away
     ]
 
 
