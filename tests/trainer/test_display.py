@@ -232,3 +232,8 @@ def test_an_error_before_the_end_gives_the_cursor_back(terminal):
     text = terminal.file.getvalue()
     assert text.rindex(SHOW_CURSOR) > text.rindex(HIDE_CURSOR)
     assert not display._live.is_started
+
+
+def test_a_task_shows_its_metrics_beside_the_loss():
+    line = progress_line(TRAIN.model_copy(update={"metrics": {"Loss": 3.5, "MacroF1": 0.91234}}))
+    assert "evaluation 3.5000  MacroF1 0.9123  lr" in line

@@ -166,3 +166,21 @@ def test_the_summary_compares_the_loss_with_what_needs_no_context(tmp_path):
         ),
         "model (743,552 parameters): file:///m",
     ]
+
+
+def test_the_summary_of_a_task_tells_its_metrics_and_those_of_the_exported_model(tmp_path):
+    last, best = {"Loss": 0.25, "Accuracy": 0.9}, {"Loss": 0.2, "Accuracy": 0.93}
+    status = TrainingRunStatus(
+        phase="Succeeded",
+        progress=Progress(
+            stage="Train", step=30, tokens=900, evaluation_loss=0.25, metrics=last, updated_at=TIME
+        ),
+        model=ModelStatus(uri="file:///m", parameters=743_552, metrics=best),
+    )
+    assert summary_lines(status, tmp_path, None) == [
+        f"Succeeded: {tmp_path}",
+        "steps 30, tokens 900",
+        "last evaluation: Loss 0.2500, Accuracy 0.9000",
+        "model (743,552 parameters): file:///m",
+        "its evaluation: Loss 0.2000, Accuracy 0.9300",
+    ]

@@ -137,7 +137,9 @@ class MultiLabelJudge:
         del number
         keep = kept_rows(batch)
         logits = predictor.predict(batch).float().cpu()[keep]
-        return Observations(batch.example_ids[keep][:, None], torch.cat([batch.labels[keep], logits], dim=1))
+        return Observations(
+            batch.example_ids[keep][:, None], torch.cat([batch.labels[keep].float(), logits], dim=1)
+        )
 
     def judge(self, gathered: Gathered) -> Judgement:
         """Metrics of classes that are decided one by one; the loss is the mean over all decisions."""
@@ -181,7 +183,7 @@ class RegressionJudge:
         keep = kept_rows(batch)
         predictions = predictor.predict(batch).float().cpu()[keep]
         return Observations(
-            batch.example_ids[keep][:, None], torch.cat([batch.labels[keep], predictions], dim=1)
+            batch.example_ids[keep][:, None], torch.cat([batch.labels[keep].float(), predictions], dim=1)
         )
 
     def judge(self, gathered: Gathered) -> Judgement:
