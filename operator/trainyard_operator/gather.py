@@ -27,7 +27,7 @@ from trainyard_operator.stored_plan import read_plan
 
 KEPT_SPECS = 64
 """Validated specs in memory; reading one again takes about a millisecond."""
-CLAIM_SECONDS = 10.0
+CLAIM_SECONDS = 60.0
 """How long a claim that was found counts as there."""
 
 _FATAL_OBSTACLES = (Reason.UPSTREAM_MISSING, Reason.UPSTREAM_CYCLE)
