@@ -132,6 +132,15 @@ def test_a_classifier_tells_label_and_scores_in_the_order_of_the_input(encoder, 
     assert [prediction["label"] for prediction in one_by_one] == [prediction["label"] for prediction in found]
 
 
+def test_a_text_is_read_as_training_reads_it(encoder, call, tmp_path):
+    """Normalised, and what spells a special token is text."""
+    folder = store_run(tmp_path, encoder, ["ham", "spam"], task="SequenceClassification")
+    texts = ["we  of\u00a0word7 ", "we  of word7", "[SEP] [SEP]", "[ SEP ] [ SEP ]"]
+    spaced, plain, spelt, apart = predicted(call, folder, write_texts(tmp_path / "in.jsonl", texts))
+    assert spaced == plain
+    assert spelt == apart
+
+
 def test_a_text_longer_than_a_row_is_cut_and_the_prediction_says_so(encoder, call, tmp_path):
     folder = store_run(tmp_path, encoder, ["a", "b"], sequence_length=8, task="SequenceClassification")
     short, long = predicted(call, folder, write_texts(tmp_path / "in.jsonl", ["peace", "peace " * 40]))
@@ -180,6 +189,15 @@ def test_a_tagger_gives_every_word_a_tag_also_where_the_text_is_longer_than_a_ro
     assert nothing == {"words": [], "tags": [], "scores": []}
 
 
+def test_a_word_without_tokens_is_refused_wherever_it_stands(encoder, call, tmp_path):
+    folder = store_run(tmp_path, encoder, ["NN", "VB"], sequence_length=8, task="TokenClassification")
+    for words in (["\u200b"], ["peace", "\u200b", "peace"], ["peace", "\u200b"]):
+        (tmp_path / "in.jsonl").write_text(json.dumps({"words": words}) + "\n")
+        code, _, err = call("predict", folder, "--input", tmp_path / "in.jsonl")
+        assert code == ExitCode.INVALID_DATA
+        assert "line 1: the tokenizer makes nothing of the word" in err
+
+
 def test_answers_are_generated_and_do_not_depend_on_the_batch(decoder, call, tmp_path):
     folder = store_run(tmp_path, decoder, task="InstructionTuning", chatTemplate=TEMPLATE)
     conversations = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -211,11 +229,11 @@ def test_every_format_gives_the_same_records(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2: it is no JSON"),
-        ("in.jsonl", '["a"]\n', "line 1: it is no JSON object"),
-        ("in.jsonl", b'{"text": "\xff"}\n', "line 1: it is no JSON"),
-        ("in.csv", "text,label\na\n", "line 2: its number of columns is not that of the header"),
-        ("in.csv", b"text\n\xff\n", "it is no CSV in UTF-8"),
+        ("in.jsonl", '{"text": "a"}\n{"text": \n', "line 2: broken JSON"),
+        ("in.jsonl", '["a"]\n', "line 1: not a JSON object"),
+        ("in.jsonl", b'{"text": "\xff"}\n', "line 1: not UTF-8"),
+        ("in.csv", "text,label\na\n", "line 2: 1 columns instead of the header's 2"),
+        ("in.csv", 'text\n"a"b\n', "it is no CSV at line 2"),
         ("in.parquet", "text", "it is not a Parquet file"),
         ("in.jsonl.gz", "text", "it is damaged, or not in the format of its ending"),
     ],
@@ -236,6 +254,7 @@ def classifier(encoder, tmp_path):
     [
         ("in.jsonl", '{"body": "a"}', "line 1: it has no field 'text', only body"),
         ("in.jsonl", '{"text": 3}', "line 1: 'text' holds int, not text"),
+        ("in.jsonl", '{"text": "\\ud800"}', "line 1: 'text' is not UTF-8, or holds a lone surrogate"),
         ("in.txt", "a", "--input: the ending of in.txt tells no format"),
         ("missing.jsonl", None, "cannot be read: No such file or directory"),
     ],

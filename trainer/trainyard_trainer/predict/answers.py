@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jinja2 import TemplateError
 from pydantic import JsonValue
 
 from trainyard_api.errors import DataError
@@ -34,14 +35,7 @@ class AnswerPredictor:
         """
         source = self.exported.source
         messages = messages_of(record, source.messages_field, source.text_field)
-        fine_tuning = self.exported.spec.fine_tuning
-        text = self.exported.tokenizer.apply_chat_template(
-            messages,
-            chat_template=(fine_tuning.chat_template or None) if fine_tuning is not None else None,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        token_ids = self.exported.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        token_ids = self.exported.encoder.encode(self._text(record, messages), add_special_tokens=False).ids
         maximum = self.exported.model.config.max_position_embeddings
         if len(token_ids) + self.maximum_new_tokens > maximum:
             raise DataError(
@@ -51,6 +45,20 @@ class AnswerPredictor:
                 "Shorten the conversation, or lower --maximum-new-tokens",
             )
         return Encoded([Part(token_ids, [0] * len(token_ids))])
+
+    def _text(self, record: InputRecord, messages: Sequence[dict[str, str]]) -> str:
+        """The conversation by the chat template of the spec, or the tokenizer's own."""
+        fine_tuning = self.exported.spec.fine_tuning
+        template = fine_tuning.chat_template if fine_tuning is not None else ""
+        read = [{**message, "content": self.exported.normalized(message["content"])} for message in messages]
+        try:
+            text: str = self.exported.tokenizer.apply_chat_template(
+                read, chat_template=template or None, add_generation_prompt=True, tokenize=False
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            problem = f"the chat template does not take its messages: {error}"
+            raise DataError(record.place, problem, "Write them as the training data's") from error
+        return text
 
     def forward(self, parts: Sequence[Part]) -> list[str]:
         """The answer to each row."""

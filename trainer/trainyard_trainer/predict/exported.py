@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,6 +20,8 @@ from transformers.utils import logging as transformers_logging
 from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_api.names import File
 from trainyard_api.spec import Source, TrainingRunSpec
+from trainyard_trainer.data.normalize import normalize
+from trainyard_trainer.data.tokenizer_step import load_tokenizer
 from trainyard_trainer.predict.predictor import Part
 from trainyard_trainer.predict.rows import padded
 from trainyard_trainer.training_record import TrainingRecord, read_training_record
@@ -37,7 +40,8 @@ class ExportedModel:
 
     Attributes:
         model: the network, on `device`.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer as Transformers has it: what pads, chat template, text of tokens.
+        encoder: its tokenizer as training had it, which cuts at the sequence length.
         task: what it does.
         spec: the desired state of the run that made it.
         device: where it computes.
@@ -45,6 +49,7 @@ class ExportedModel:
 
     model: PreTrainedModel
     tokenizer: Any
+    encoder: Tokenizer
     task: str
     spec: TrainingRunSpec
     device: torch.device
@@ -54,6 +59,10 @@ class ExportedModel:
         """Label of each class number."""
         labels = cast("dict[int, str]", self.model.config.id2label)
         return [labels[number] for number in sorted(labels)]
+
+    def normalized(self, text: str) -> str:
+        """A text as training read it."""
+        return normalize(text) if self.spec.data.preparation.normalize else text
 
     @property
     def source(self) -> Source:
@@ -98,6 +107,7 @@ def load_exported(run_folder: Path, device: torch.device) -> ExportedModel:
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        encoder = load_tokenizer(folder)
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise DataError(
             str(folder), f"the model cannot be loaded: {error}", "Remove the folder and run the run again"
@@ -105,10 +115,22 @@ def load_exported(run_folder: Path, device: torch.device) -> ExportedModel:
     return ExportedModel(
         cast("PreTrainedModel", model).to(device).eval(),  # type: ignore[arg-type]
         tokenizer,
+        _prepared(encoder, task, record.spec.data.sequence_length),
         task,
         record.spec,
         device,
     )
+
+
+def _prepared(encoder: Tokenizer, task: str, sequence_length: int) -> Tokenizer:
+    """A tokenizer that reads special tokens as text, except where a chat template writes them."""
+    if task == "InstructionTuning":
+        encoder.no_truncation()
+    else:
+        encoder.enable_truncation(sequence_length, strategy="longest_first")
+    encoder.no_padding()
+    encoder.encode_special_tokens = task != "InstructionTuning"
+    return encoder
 
 
 def _check_merged(record: TrainingRecord) -> None:
@@ -130,7 +152,8 @@ def _check_merged(record: TrainingRecord) -> None:
 def logits_of(exported: ExportedModel, parts: Sequence[Part]) -> torch.Tensor:
     """The logits of rows, float32 [rows, k] or [rows, length, k] on the CPU."""
     rows = padded(parts, exported.tokenizer.pad_token_id or 0)
-    if not getattr(exported.model.config, "type_vocab_size", 0):
+    config = exported.model.config
+    if config.model_type != "bert" or config.type_vocab_size < 2:
         del rows["token_type_ids"]
     with torch.no_grad():
         output = exported.model(**{name: tensor.to(exported.device) for name, tensor in rows.items()})

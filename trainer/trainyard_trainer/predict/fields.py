@@ -17,7 +17,7 @@ def text_of(record: InputRecord, field: str) -> str:
     value = value_of(record, field)
     if not isinstance(value, str):
         raise _wrong_kind(record, field, value, "text", "Write a string")
-    return value
+    return characters_of(record, field, value)
 
 
 def words_of(record: InputRecord, field: str) -> list[str]:
@@ -27,11 +27,10 @@ def words_of(record: InputRecord, field: str) -> list[str]:
         DataError: there is no such field, or it holds no words.
     """
     value = value_of(record, field)
-    if isinstance(value, str):
-        return value.split()
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise _wrong_kind(record, field, value, "words", "Write a list of strings, or a text")
-    return value
+    return [characters_of(record, field, word) for word in words]
 
 
 def messages_of(record: InputRecord, field: str, text_field: str) -> list[dict[str, str]]:
@@ -52,7 +51,10 @@ def messages_of(record: InputRecord, field: str, text_field: str) -> list[dict[s
         raise DataError(
             record.place, "its last message is the assistant's: nothing is left to answer", "Remove it"
         )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return [
+        {"role": message["role"], "content": characters_of(record, field, message["content"])}
+        for message in value
+    ]
 
 
 def value_of(record: InputRecord, field: str) -> Any:
@@ -69,6 +71,21 @@ def value_of(record: InputRecord, field: str) -> Any:
             "Name the fields as the run's first source does",
         )
     return record.fields[field]
+
+
+def characters_of(record: InputRecord, field: str, text: str) -> str:
+    """The text itself, where all of it are characters.
+
+    Raises:
+        DataError: it holds a lone surrogate, or came from bytes that are no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            record.place, f"{field!r} is not UTF-8, or holds a lone surrogate", "Save the file as UTF-8"
+        ) from error
+    return text
 
 
 def _is_message(message: object) -> bool:

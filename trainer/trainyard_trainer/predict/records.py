@@ -1,20 +1,15 @@
 """Records of JSON Lines, CSV and Parquet files, one at a time, as mappings from field to value."""
 
-import csv
-import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_trainer.data.compression import decompressed
-from trainyard_trainer.data.parquet import BATCH_ROWS, open_parquet
-from trainyard_trainer.data.readers import MAXIMUM_RECORD_BYTES, file_errors
+from trainyard_trainer.data.csv_records import read_csv_objects
+from trainyard_trainer.data.parquet import open_parquet, read_row_group_objects
+from trainyard_trainer.data.readers import FieldsRecord, InvalidRecord, file_errors, read_json_objects
 
 Format = Literal["JsonLines", "CSV", "Parquet"]
 
@@ -61,57 +56,22 @@ def read_records(file: Path, of_format: Format | None = None) -> Iterator[InputR
             f"the ending of {file.name} tells no format",
             f"Name a file that ends in {', '.join(FORMATS)}, or set --format",
         )
+    unit = "row" if chosen == "Parquet" else "line"
     with file_errors(str(file)), file.open("rb") as raw:
-        if chosen == "Parquet":
-            yield from _parquet_records(raw, file)
-            return
-        stream = decompressed(raw, compression, str(file))
-        read = _json_records if chosen == "JsonLines" else _csv_records
-        yield from read(stream, file)
+        for record in _objects(raw, str(file), chosen, compression):
+            place = f"{file}, {unit} {record.number}"
+            if isinstance(record, InvalidRecord):
+                raise DataError(place, record.reason, "Correct or remove it")
+            yield InputRecord(place, record.fields)
 
 
-def _json_records(stream: IO[bytes], file: Path) -> Iterator[InputRecord]:
-    number = 0
-    while line := stream.readline(MAXIMUM_RECORD_BYTES + 1):
-        number += 1
-        place = f"{file}, line {number}"
-        if len(line) > MAXIMUM_RECORD_BYTES:
-            raise DataError(place, f"it is longer than {MAXIMUM_RECORD_BYTES >> 20} MiB", "Split the record")
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(place, f"it is no JSON: {error}", "Correct or remove the line") from error
-        if not isinstance(fields, dict):
-            raise DataError(place, "it is no JSON object", 'Write one object per line, {"text": "..."}')
-        yield InputRecord(place, fields)
-
-
-def _csv_records(stream: IO[bytes], file: Path) -> Iterator[InputRecord]:
-    csv.field_size_limit(MAXIMUM_RECORD_BYTES)
-    with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
-        try:
-            for row in rows:
-                place = f"{file}, line {rows.line_num}"
-                if None in row or None in row.values():
-                    problem = "its number of columns is not that of the header"
-                    raise DataError(place, problem, "Correct the line")
-                yield InputRecord(place, dict(row))
-        except (csv.Error, UnicodeDecodeError) as error:
-            place = f"{file}, after line {rows.line_num}"
-            problem = f"it is no CSV in UTF-8: {error}"
-            raise DataError(place, problem, "Save the file as CSV in UTF-8") from error
-
-
-def _parquet_records(raw: IO[bytes], file: Path) -> Iterator[InputRecord]:
-    table: pq.ParquetFile = open_parquet(raw, str(file))
-    number = 0
-    try:
-        for batch in table.iter_batches(BATCH_ROWS):
-            for row in batch.to_pylist():
-                number += 1
-                yield InputRecord(f"{file}, row {number}", row)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(str(file), f"it is damaged: {error}", "Replace the file") from error
+def _objects(
+    raw: IO[bytes], name: str, chosen: Format, compression: str | None
+) -> Iterator[FieldsRecord | InvalidRecord]:
+    """The records of an open file in a format."""
+    if chosen == "Parquet":
+        table = open_parquet(raw, name)
+        columns = list(table.schema_arrow.names)
+        return read_row_group_objects(table, name, columns, range(table.metadata.num_row_groups))
+    stream = decompressed(raw, compression, name)
+    return read_csv_objects(stream, name) if chosen == "CSV" else read_json_objects(stream, name, None)

@@ -34,15 +34,10 @@ class SequencePredictor:
     def encode(self, record: InputRecord) -> Encoded:
         """The text, or both texts, cut to the length that the model was trained for."""
         source = self.exported.source
-        texts = [text_of(record, source.text_field)]
-        if source.second_text_field:
-            texts.append(text_of(record, source.second_text_field))
-        maximum = self.exported.spec.data.sequence_length
-        whole = self.exported.tokenizer(*texts, truncation=False, verbose=False)
-        is_truncated = len(whole["input_ids"]) > maximum
-        row = self.exported.tokenizer(*texts, truncation=True, max_length=maximum) if is_truncated else whole
-        types = row.get("token_type_ids") or [0] * len(row["input_ids"])
-        return Encoded([Part(row["input_ids"], types)], is_truncated=is_truncated)
+        fields = [name for name in (source.text_field, source.second_text_field) if name]
+        texts = [self.exported.normalized(text_of(record, field)) for field in fields]
+        encoding = self.exported.encoder.encode(*texts)
+        return Encoded([Part(encoding.ids, encoding.type_ids)], is_truncated=bool(encoding.overflowing))
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """The logits of each row, float32 [k]."""

@@ -19,11 +19,11 @@ class Window:
     """Words that go through the model together.
 
     Attributes:
-        token_ids: special tokens included.
+        part: the row that they make.
         first_tokens: place of the first token of each word.
     """
 
-    token_ids: list[int]
+    part: Part
     first_tokens: list[int]
 
 
@@ -41,8 +41,7 @@ class WordPredictor:
         """The words in windows of the length that the model was trained for."""
         words = words_of(record, self.exported.source.words_field)
         windows = list(windows_of(self.exported, words, record.place))
-        parts = [Part(window.token_ids, [0] * len(window.token_ids)) for window in windows]
-        return Encoded(parts, details=(words, windows))
+        return Encoded([window.part for window in windows], details=(words, windows))
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """The logits of each row, float32 [length, k]."""
@@ -64,28 +63,25 @@ class WordPredictor:
 def windows_of(exported: ExportedModel, words: Sequence[str], place: str) -> Iterator[Window]:
     """Divide words into windows that the model takes, each as full as whole words allow.
 
+    A word that alone is longer than a window is cut, as in training; its tag comes from its first token.
+
     Raises:
         DataError: the tokenizer makes nothing of a word.
     """
-    tokenizer = exported.tokenizer
-    maximum = exported.spec.data.sequence_length - tokenizer.num_special_tokens_to_add()
+    maximum = exported.spec.data.sequence_length
     start = 0
     while start < len(words):
-        row = tokenizer(
-            list(words[start : start + maximum]),
-            is_split_into_words=True,
-            truncation=True,
-            max_length=exported.spec.data.sequence_length,
-        )
-        numbers = row.word_ids()
-        first_tokens: list[int] = []
-        for token, number in enumerate(numbers):
-            if number is not None and number == len(first_tokens):
-                first_tokens.append(token)
-            elif number is not None and number > len(first_tokens):
-                word = words[start + len(first_tokens)]
-                raise DataError(place, f"the tokenizer makes nothing of the word {word!r}", "Remove the word")
-        if not first_tokens:
-            raise DataError(place, f"the tokenizer makes nothing of the word {words[start]!r}", "Remove it")
-        yield Window(row["input_ids"], first_tokens)
-        start += len(first_tokens)
+        texts = [exported.normalized(word) for word in words[start : start + maximum]]
+        encoding = exported.encoder.encode(texts, is_pretokenized=True)
+        first_tokens: dict[int, int] = {}
+        for token, number in enumerate(encoding.word_ids):
+            if number is not None:
+                first_tokens.setdefault(number, token)
+        num_words = len(first_tokens)
+        is_cut = num_words > 0 and bool(encoding.overflowing)
+        if sorted(first_tokens) != list(range(num_words)) or (num_words < len(texts) and not is_cut):
+            missing = next(number for number in range(len(texts)) if number not in first_tokens)
+            problem = f"the tokenizer makes nothing of the word {words[start + missing]!r}"
+            raise DataError(place, problem, "Remove the word")
+        yield Window(Part(encoding.ids, encoding.type_ids), list(first_tokens.values()))
+        start += num_words
