@@ -36,7 +36,7 @@ class SequencePredictor:
         source = self.exported.source
         fields = [name for name in (source.text_field, source.second_text_field) if name]
         texts = [self.exported.normalized(text_of(record, field)) for field in fields]
-        encoding = self.exported.encoder.encode(*texts)
+        encoding = self.exported.encoder.encode(texts[0], texts[1] if texts[1:] else None)
         return Encoded([Part(encoding.ids, encoding.type_ids)], is_truncated=bool(encoding.overflowing))
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
