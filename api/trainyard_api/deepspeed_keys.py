@@ -170,8 +170,9 @@ def _refused(key: str, value: Any) -> Iterator[RefusedKey]:
         yield RefusedKey(key, "DeepSpeed would ignore this unknown key", remedy)
     elif not _is_of_type(value, ALLOWED_KEYS[key]):
         wanted = ALLOWED_KEYS[key]
-        example = f", such as {_EXAMPLES[wanted]}" if wanted in _EXAMPLES else ""
-        yield RefusedKey(key, f"this must be {wanted}, not {value!r}", f"Write {wanted}{example}")
+        example = "{overlap_comm: true}" if key == "zero_optimization" else _EXAMPLES.get(wanted)
+        remedy = f"Write {wanted}, such as {example}" if example else f"Write {wanted}"
+        yield RefusedKey(key, f"this must be {wanted}, not {value!r}", remedy)
 
 
 _EXAMPLES = {ValueType.WHOLE_NUMBER: "50000000", ValueType.OBJECT: "{enabled: true}"}
