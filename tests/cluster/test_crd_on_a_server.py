@@ -24,19 +24,23 @@ INVALID = sorted((REPOSITORY / "tests" / "data" / "invalid").glob("*.yaml"))
 QUICKSTART = REPOSITORY / "manifests" / "samples" / "quickstart.yaml"
 
 FREE_FORM = "CEL cannot look into a free-form object; the operator can"
+FAR_FROM_THE_TASK = "whether a field has a meaning follows from the task, which the operator's rules know"
 WHOLE_API = "the CRD describes the whole API; what a version can do is told by its operator"
 ADMITTED = {
+    "class-weights-of-a-regression": FAR_FROM_THE_TASK,
     "copied-from-a-cluster": "a server overwrites what it owns itself, so that this does no harm",
     "date-as-name": "kubectl reads a date as text",
     "deepspeed-not-an-object": FREE_FORM,
     "deepspeed-owned-keys": FREE_FORM,
     "deepspeed-unknown-keys": FREE_FORM,
+    "fields-of-another-task": FAR_FROM_THE_TASK,
     "hostile-bad-date": "kubectl reads a bad date as text",
     "hostile-date-inside-free-form": "kubectl reads a date as text",
     "hostile-deep-nesting": "kubectl and the server nest deeper than our reader does",
     "hostile-duplicate-key": "kubectl keeps the last of equal keys",
     "hostile-number-key": "kubectl reads a number as a key as text",
     "hostile-two-documents": "kubectl applies each document of a file",
+    "labels-of-pretraining": FAR_FROM_THE_TASK,
     "resources-no-quantities": FREE_FORM,
     "tpu-slice-not-filled": FREE_FORM,
     "tpu-topology-malformed": FREE_FORM,
@@ -45,6 +49,7 @@ ADMITTED = {
     "unsupported-method": WHOLE_API,
     "unsupported-preparation": WHOLE_API,
     "unsupported-storage": WHOLE_API,
+    "weights-without-their-kind": FAR_FROM_THE_TASK,
 }
 """Files that `trainyard validate` refuses and a server admits, each with the reason."""
 

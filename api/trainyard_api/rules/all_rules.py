@@ -1,6 +1,7 @@
 """Every rule of the API; the trainer adds its own (presets, model positions) when it validates."""
 
 from trainyard_api.rules.data_rules import DATA_RULES
+from trainyard_api.rules.labelled_data_rules import LABELLED_DATA_RULES
 from trainyard_api.rules.rule import Rule
 from trainyard_api.rules.task_evaluation_rules import TASK_EVALUATION_RULES
 from trainyard_api.rules.training_rules import TRAINING_RULES
@@ -12,6 +13,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *UNION_RULES,
     *TRAINING_RULES,
     *DATA_RULES,
+    *LABELLED_DATA_RULES,
     *TASK_EVALUATION_RULES,
     *WORKER_RULES,
     *UNSUPPORTED_RULES,

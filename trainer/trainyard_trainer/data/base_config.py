@@ -18,7 +18,14 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
-JSON_NAMES = (CONFIG, INDEX, TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+JSON_NAMES = (
+    CONFIG,
+    INDEX,
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 """Files that are read beside the weights; everything else of a model's folder is left where it is."""
 MAXIMUM_JSON_BYTES = 128 << 20
 """Bound of a configuration, an index or a tokenizer."""
@@ -76,6 +83,14 @@ def base_field(spec: TrainingRunSpec) -> str:
     return "spec.model.fromRun.name" if spec.model.from_run is not None else "spec.model.pretrained.uri"
 
 
+def _objective_field(spec: TrainingRunSpec) -> str:
+    """The field of the spec that decides which kind of model is needed."""
+    if spec.fine_tuning is None:
+        return "spec.pretraining.objective"
+    continued = spec.fine_tuning.task == "ContinuedPretraining"
+    return f"spec.fineTuning.{'objective' if continued else 'task'}"
+
+
 def check_config(content: bytes, spec: TrainingRunSpec, objective: Objective) -> BaseConfig:
     """Refuse a configuration that the run cannot train, before anything large is read.
 
@@ -98,10 +113,12 @@ def check_config(content: bytes, spec: TrainingRunSpec, objective: Objective) ->
         )
     if family.objective != objective:
         fitting = [name for name, other in FAMILIES.items() if other.objective == objective]
+        field = _objective_field(spec)
+        start = f"tart from a model of type {' or '.join(fitting)}"
         raise ConfigurationError(
-            "spec.pretraining.objective",
+            field,
             f"the model to start from is of type {model_type} and serves {family.objective}, not {objective}",
-            f"Set it to {family.objective}, or start from a model of type {' or '.join(fitting)}",
+            f"Set it to {family.objective}, or s{start}" if field.endswith("objective") else f"S{start}",
         )
     checked = BaseConfig(
         model_type=model_type,

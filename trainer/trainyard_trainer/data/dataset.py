@@ -122,11 +122,11 @@ def open_prepared(run_folder: Path) -> PreparedData:
     prepared = (run_folder / manifest.prepared).resolve()
     steps = {step.name: prepared / step.folder for step in manifest.steps}
     expected = {step.name: step.content_hash for step in manifest.steps}
-    opened = {name: _open_step(steps[name], expected[name]) for name in ("tokenizer", "tokenize", "pack")}
+    opened = {name: open_step(steps[name], expected[name]) for name in ("tokenizer", "tokenize", "pack")}
     problem = check_hashes(steps["pack"], opened["pack"].files)
     problem = problem or check_hashes(steps["tokenizer"], opened["tokenizer"].files)
     if problem:
-        raise _damaged(steps["pack"], problem)
+        raise damaged(steps["pack"], problem)
     shards = tuple(
         open_token_shard(steps["tokenize"], str(name), manifest.tokenizer.vocabulary_size)
         for name in _names_of_shards(opened["tokenize"])
@@ -152,9 +152,9 @@ def read_data_manifest(run_folder: Path) -> DataManifest:
     except FileNotFoundError as error:
         raise DataError(str(path), "the run has no prepared data", "Run the Prepare stage first") from error
     except ValidationError as error:
-        raise _damaged(path, f"it cannot be read ({error.error_count()} problems)") from error
+        raise damaged(path, f"it cannot be read ({error.error_count()} problems)") from error
     if manifest.with_hash().hash != manifest.hash:
-        raise _damaged(path, "its hash does not fit its content")
+        raise damaged(path, "its hash does not fit its content")
     return manifest
 
 
@@ -165,7 +165,7 @@ def _open_split(
     rows = map_array(folder / f"{split}.rows", ROWS)
     pieces = map_array(folder / f"{split}.pieces", PIECES)
     if len(rows) != counts.rows + 1 or len(pieces) != counts.pieces:
-        raise _damaged(folder, f"{split}.rows does not have the {counts.rows} rows of the manifest")
+        raise damaged(folder, f"{split}.rows does not have the {counts.rows} rows of the manifest")
     return PackedDataset(
         shards=shards,
         rows=rows,
@@ -177,27 +177,37 @@ def _open_split(
     )
 
 
-def _open_step(folder: Path, expected_hash: str) -> StepManifest:
+def open_step(folder: Path, expected_hash: str) -> StepManifest:
+    """The manifest of a step, after checking the sizes of its files.
+
+    Args:
+        folder: the step's.
+        expected_hash: over its files, as the manifest of the run has it.
+
+    Raises:
+        DataError: it is missing, damaged or another one.
+    """
     try:
         step = StepManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
-        raise _damaged(folder, f"its manifest cannot be read ({error.strerror})") from error
+        raise damaged(folder, f"its manifest cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        raise _damaged(folder, f"its manifest cannot be read ({error.error_count()} problems)") from error
+        raise damaged(folder, f"its manifest cannot be read ({error.error_count()} problems)") from error
     if content_hash(step.files) != expected_hash:
-        raise _damaged(folder, "it was prepared again with another outcome")
+        raise damaged(folder, "it was prepared again with another outcome")
     problem = check_sizes(folder, step.files)
     if problem:
-        raise _damaged(folder, problem)
+        raise damaged(folder, problem)
     return step
 
 
 def _names_of_shards(step: StepManifest) -> list[str]:
     names = step.details["shards"]
     if not isinstance(names, list):
-        raise _damaged(Path(step.name), "its manifest lists no shards")
+        raise damaged(Path(step.name), "its manifest lists no shards")
     return [str(name) for name in names]
 
 
-def _damaged(path: Path, problem: str) -> DataError:
+def damaged(path: Path, problem: str) -> DataError:
+    """The error of prepared data that cannot be used."""
     return DataError(str(path), problem, "Delete it and run again to prepare it anew")

@@ -19,13 +19,15 @@ MAXIMUM_CONFIG_BYTES = 8 << 20
 WHERE = "spec.tokenizer.uri"
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
+TEMPLATE = "chat_template.jinja"
 ROLES: tuple[Role, ...] = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
 
 def read_existing(uri: str, mounts: Mapping[str, str], where: str = WHERE) -> tuple[bytes, bytes]:
     """The bytes of tokenizer.json and of its configuration (empty when there is none).
 
-    The configuration is tokenizer_config.json, with what only special_tokens_map.json says.
+    The configuration is tokenizer_config.json, with what only special_tokens_map.json says and the template
+    of chat_template.jinja.
 
     Args:
         uri: a tokenizer.json or a folder that holds it.
@@ -44,11 +46,13 @@ def read_existing(uri: str, mounts: Mapping[str, str], where: str = WHERE) -> tu
             path = posixpath.join(path, "tokenizer.json")
         tokenizer = _read_bounded(file_system, path, MAXIMUM_TOKENIZER_BYTES, where)
         beside = posixpath.dirname(path)
-        config, special = (
-            _read_if_there(file_system, name, MAXIMUM_CONFIG_BYTES, where)
-            for name in (posixpath.join(beside, CONFIG), posixpath.join(beside, SPECIAL))
+        config, special, template = (
+            _read_if_there(file_system, posixpath.join(beside, name), MAXIMUM_CONFIG_BYTES, where)
+            for name in (CONFIG, SPECIAL, TEMPLATE)
         )
-    return tokenizer, _completed_config(config, special, where)
+        text = template.decode()
+    completed = _completed_config(config, special, where)
+    return tokenizer, _with_template(completed, text, where) if text else completed
 
 
 def load_existing(
@@ -62,7 +66,7 @@ def load_existing(
     tokenizer = parse_tokenizer(content, where)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    special = _special_tokens(tokenizer, _parse_config(config, where))
+    special = _special_tokens(tokenizer, parse_config(config, where))
     return tokenizer, SpecialTokens(_completed(special, objective, where))
 
 
@@ -87,12 +91,18 @@ def _completed_config(config: bytes, special: bytes, where: str) -> bytes:
     """A configuration with the special tokens that only the map of special tokens names."""
     if not special:
         return config
-    known, mapped = _parse_config(config, where), _parse_config(special, where, SPECIAL)
+    known, mapped = parse_config(config, where), parse_config(special, where, SPECIAL)
     named = {f"{role}_token" for role in ROLES}
     added = {
         name: token for name, token in mapped.items() if name in named and known.get(name) is None and token
     }
     return json.dumps({**known, **added}, sort_keys=True).encode() if added else config
+
+
+def _with_template(config: bytes, template: str, where: str) -> bytes:
+    """A configuration with a chat template that lies beside it, as Transformers prefers it."""
+    known = parse_config(config, where)
+    return json.dumps({**known, "chat_template": template}, sort_keys=True).encode()
 
 
 def _completed(special: dict[Role, str], objective: Objective, where: str) -> dict[Role, str]:
@@ -143,7 +153,12 @@ def _special_tokens(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[Rol
     return special
 
 
-def _parse_config(config: bytes, where: str, name: str = CONFIG) -> Mapping[str, Any]:
+def parse_config(config: bytes, where: str, name: str = CONFIG) -> Mapping[str, Any]:
+    """The content of a configuration; nothing where there is none.
+
+    Raises:
+        DataError: it is no JSON object.
+    """
     if not config:
         return {}
     try:

@@ -8,7 +8,7 @@ the outcome does not depend on the number of cores.
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,7 +173,7 @@ def split_documents(text: str, boundary: str) -> Iterator[str]:
 
 def finish_extraction(folder: Path, results: list[ExtractResult], units: list[Unit]) -> StepOutcome:
     """Write the quarantine, and sum up what the units gave."""
-    quarantine = _write_quarantine(folder, results, units)
+    quarantine = write_quarantine(folder, results, units)
     names = ("records", "invalid", "documents", "characters", "dropped")
     examples = itertools.islice(quarantined_in_files(results, units), NUM_EXAMPLES)
     details: dict[str, Any] = {
@@ -189,7 +189,7 @@ def finish_extraction(folder: Path, results: list[ExtractResult], units: list[Un
     )
 
 
-def _write_quarantine(folder: Path, results: list[ExtractResult], units: list[Unit]) -> list[FileRecord]:
+def write_quarantine(folder: Path, results: Sequence[ExtractResult], units: list[Unit]) -> list[FileRecord]:
     """Write quarantine.jsonl, lines counted from the start of each file; nothing when all is fine."""
     if not any(result.quarantined for result in results):
         return []
@@ -200,7 +200,7 @@ def _write_quarantine(folder: Path, results: list[ExtractResult], units: list[Un
         return [file.close()]
 
 
-def quarantined_in_files(results: list[ExtractResult], units: list[Unit]) -> Iterator[Quarantined]:
+def quarantined_in_files(results: Sequence[ExtractResult], units: list[Unit]) -> Iterator[Quarantined]:
     """The invalid records with lines counted from the start of each file."""
     lines_before = 0
     previous_uri = ""
@@ -225,15 +225,15 @@ def _extract_part(
             last = record.number
             shards.result.counts["records"] += 1
             if isinstance(record, InvalidRecord):
-                _set_aside(record, part, part_number, task, shards.result)
+                set_aside(record, part, part_number, shards.result)
+                _stop_without_field(task, shards.result)
             else:
                 _write_documents(record, task, shards)
     return last
 
 
-def _set_aside(
-    record: InvalidRecord, part: FilePart, part_number: int, task: ExtractTask, result: ExtractResult
-) -> None:
+def set_aside(record: InvalidRecord, part: FilePart, part_number: int, result: ExtractResult) -> None:
+    """Count a record that cannot be used, and keep the first of them for people to see."""
     result.counts["invalid"] += 1
     if record.fields or record.reason.startswith("no field"):
         result.missing_field += 1
@@ -241,6 +241,14 @@ def _set_aside(
     if len(result.quarantined) < QUARANTINED_PER_UNIT:
         result.quarantined.append(Quarantined(part.uri, record.number, record.reason, record.excerpt))
         result.quarantined_parts.append(part_number)
+
+
+def _stop_without_field(task: ExtractTask, result: ExtractResult) -> None:
+    """Refuse a source whose first records all lack the text field.
+
+    Raises:
+        DataError: they do.
+    """
     if task.stop_early and result.missing_field == result.counts["records"] == EARLY_RECORDS:
         raise missing_field(task.source, task.where, list(result.fields))
 

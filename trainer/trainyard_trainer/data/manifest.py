@@ -164,6 +164,17 @@ class BaseModelManifest(ApiModel):
     """The longest row that it accepts, in tokens."""
 
 
+class LabelManifest(ApiModel):
+    """The labels of a task."""
+
+    names: tuple[str, ...]
+    """Names of the classes, in the order of their numbers; none where numbers are predicted."""
+    training_counts: tuple[int, ...]
+    """Training examples (of words: predictions) of each class."""
+    validation_counts: tuple[int, ...]
+    """Held-out examples (of words: predictions) of each class."""
+
+
 class DataManifest(ApiModel):
     """Everything about the data of a run; `data.json` in its folder."""
 
@@ -183,10 +194,12 @@ class DataManifest(ApiModel):
     """The tokenizer."""
     base_model: BaseModelManifest | None = None
     """The model that training starts from; not set where its weights are random."""
+    labels: LabelManifest | None = None
+    """The labels; not set where there are none, as for language models."""
     unigram_entropy: float
     """Entropy of the token frequencies of the training text, in nats per token; special tokens left out."""
     frequency_loss: float
-    """Lowest loss of a model that knows token frequencies but no context, in nats per predicted token."""
+    """Lowest loss of a model that knows frequencies (of tokens, or of labels) but no text, per prediction."""
     train: SplitManifest
     """Rows to train on."""
     validation: SplitManifest
@@ -207,6 +220,8 @@ class DataManifest(ApiModel):
         }
         if self.base_model is not None:
             content["base model"] = self.base_model.hash
+        if self.labels is not None:
+            content["labels"] = self.labels.model_dump(mode="json")
         return self.model_copy(update={"hash": hash_of(content)})
 
 

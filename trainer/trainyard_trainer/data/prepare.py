@@ -1,6 +1,7 @@
 """Preparation of a run's data, from sources to rows: `prepare`, the file to read first.
 
     base model -> extract (one step per source) -> deduplicate -> tokenizer -> tokenize -> pack
+    base model -> tokenizer -> encode (one step per source) -> choose, where a task has labels
 
 Each step is addressed by the hash of its inputs, so that a second run reuses everything, and a change
 redoes only what depends on it.
@@ -15,6 +16,7 @@ from pathlib import Path
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
+from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.data.base_model import (
     BaseModel,
     ChosenTokenizer,
@@ -24,8 +26,18 @@ from trainyard_trainer.data.base_model import (
 )
 from trainyard_trainer.data.checks import check_rows, check_source, packing_warnings
 from trainyard_trainer.data.deduplicate import DUPLICATES, deduplicate
-from trainyard_trainer.data.existing_tokenizer import read_existing
+from trainyard_trainer.data.existing_tokenizer import parse_config, read_existing
 from trainyard_trainer.data.extract import ExtractTask, extract_unit, finish_extraction
+from trainyard_trainer.data.labelled.chat import chosen_template
+from trainyard_trainer.data.labelled.class_weights import refuse_given_weights
+from trainyard_trainer.data.labelled.prepare import (
+    LabelledSteps,
+    check_examples,
+    label_manifest,
+    label_warnings,
+    source_place,
+)
+from trainyard_trainer.data.labelled.task import labelled_task, objective_of
 from trainyard_trainer.data.manifest import (
     DataManifest,
     SourceManifest,
@@ -107,6 +119,9 @@ class _Preparation:
     def run(self) -> DataManifest:
         base = self.base_model()
         files = self.list_sources()
+        task = labelled_task(self.plan.spec)
+        if task is not None:
+            return self.labelled(task, base, files)
         extracted = [self.extract(number, files[number]) for number in range(len(files))]
         shards = list_shards(extracted)
         deduplicated = self.deduplicate(extracted, shards)
@@ -120,8 +135,27 @@ class _Preparation:
         steps = (*extracted, deduplicated, tokenizer_step, tokenized, packed)
         return self.manifest(files, extracted, deduplicated, steps, tokenizer, base)
 
+    def labelled(
+        self, task: FineTuning, base: BaseModel | None, files: list[list[InputFile]]
+    ) -> DataManifest:
+        tokenizer_step = self.tokenizer_of(base) if base is not None else self.stored_tokenizer()
+        tokenizer = describe_tokenizer(tokenizer_step)
+        steps = LabelledSteps(self.plan, task, self.store, self.pool, self.progress)
+        encoded = [
+            steps.encode(number, found, tokenizer_step, tokenizer) for number, found in enumerate(files)
+        ]
+        chosen = steps.choose(encoded, tokenizer)
+        labels = label_manifest(task, chosen)
+        refuse_given_weights(task.class_balance, labels)
+        manifest = self.manifest(files, encoded, chosen, (*encoded, tokenizer_step, chosen), tokenizer, base)
+        described = {"labels": labels, "warnings": label_warnings(encoded, labels)}
+        return manifest.model_copy(update=described).with_hash()
+
     @property
     def objective(self) -> Objective:
+        task = labelled_task(self.plan.spec)
+        if task is not None:
+            return objective_of(task)
         if self.plan.spec.pretraining is None:
             raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
         return self.plan.spec.pretraining.objective
@@ -138,7 +172,7 @@ class _Preparation:
         hashes = FileHashes(self.store.root, advance)
         sources = self.plan.spec.data.sources
         files = [
-            list_files(source, _place(number), self.plan.mounts, hashes)
+            list_files(source, source_place(number), self.plan.mounts, hashes)
             for number, source in enumerate(sources)
         ]
         hashes.save()
@@ -156,7 +190,7 @@ class _Preparation:
                     unit=unit,
                     folder=folder,
                     source=source,
-                    where=_place(number),
+                    where=source_place(number),
                     normalize=data.preparation.normalize,
                     minimum_characters=data.preparation.minimum_characters,
                     stop_early=data.preparation.maximum_invalid_fraction < 1.0,
@@ -176,7 +210,7 @@ class _Preparation:
             "normalization": NORMALIZATION,
         }
         step = self.store.run("extract", {**inputs, "files": hash_of(inputs["files"])}, body)
-        check_source(step, source, _place(number), data.preparation.maximum_invalid_fraction)
+        check_source(step, source, source_place(number), data.preparation.maximum_invalid_fraction)
         return step
 
     def deduplicate(self, extracted: list[FinishedStep], shards: list[TextShard]) -> FinishedStep:
@@ -198,13 +232,8 @@ class _Preparation:
         self, extracted: list[FinishedStep], deduplicated: FinishedStep, shards: list[TextShard]
     ) -> FinishedStep:
         spec, objective = self.plan.spec.tokenizer, self.objective
-        if spec is not None and spec.uri is not None:
-            chosen = ChosenTokenizer(*read_existing(spec.uri, self.plan.mounts), where="spec.tokenizer.uri")
-            return self.existing_tokenizer(chosen)
         if spec is None or spec.train is None:
-            raise ConfigurationError(
-                "spec.tokenizer", "it is not set", "Set tokenizer.train or tokenizer.uri"
-            )
+            return self.stored_tokenizer()
         check_vocabulary_size(spec.train, objective)
         training = TrainingTask(
             spec=spec.train,
@@ -237,12 +266,26 @@ class _Preparation:
         check_rows_of_embedding(describe_tokenizer(step), base, chosen.where)
         return step
 
+    def stored_tokenizer(self) -> FinishedStep:
+        spec = self.plan.spec.tokenizer
+        if spec is None or spec.uri is None:
+            raise ConfigurationError(
+                "spec.tokenizer", "it is not set", "Set tokenizer.train or tokenizer.uri"
+            )
+        found = read_existing(spec.uri, self.plan.mounts)
+        return self.existing_tokenizer(ChosenTokenizer(*found, where="spec.tokenizer.uri"))
+
     def existing_tokenizer(self, chosen: ChosenTokenizer) -> FinishedStep:
         content, config, objective = chosen.content, chosen.config, self.objective
+        inputs = {"content": hash_of(content.hex()), "config": hash_of(config.hex()), "objective": objective}
+        task, template = labelled_task(self.plan.spec), ""
+        if task is not None and task.task == "InstructionTuning":
+            template = chosen_template(task.chat_template, parse_config(config, chosen.where))
+            inputs["template"] = template
         return self.store.run(
             "tokenizer",
-            {"content": hash_of(content.hex()), "config": hash_of(config.hex()), "objective": objective},
-            lambda folder: write_existing(folder, content, config, objective, chosen.where),
+            inputs,
+            lambda folder: write_existing(folder, content, config, objective, chosen.where, template),
         )
 
     def tokenize(
@@ -328,7 +371,8 @@ class _Preparation:
             for split in ("train", "validation")
         )
         data = self.plan.spec.data
-        check_rows(train, validation, self.plan.spec)
+        is_labelled = labelled_task(self.plan.spec) is not None
+        (check_examples if is_labelled else check_rows)(train, validation, self.plan.spec)
         positions = train.rows * data.sequence_length
         manifest = DataManifest(
             prepared=os.path.relpath(self.store.root, self.plan.paths.run_folder),
@@ -339,12 +383,16 @@ class _Preparation:
             base_model=base.manifest if base is not None else None,
             unigram_entropy=packed.details["unigramEntropy"],
             frequency_loss=packed.details[
-                "maskedFrequencyLoss" if self.objective == "MaskedLM" else "unigramEntropy"
+                "frequencyLoss"
+                if is_labelled
+                else "maskedFrequencyLoss"
+                if self.objective == "MaskedLM"
+                else "unigramEntropy"
             ],
             train=train,
             validation=validation,
             packing_efficiency=train.tokens / positions,
-            warnings=packing_warnings(train, self.plan.spec),
+            warnings=() if is_labelled else packing_warnings(train, self.plan.spec),
         )
         return manifest.with_hash()
 
@@ -373,10 +421,6 @@ class _Preparation:
                 )
             )
         return described
-
-
-def _place(number: int) -> str:
-    return f"spec.data.sources[{number}]"
 
 
 def _duplicates_file(deduplicated: FinishedStep) -> Path | None:

@@ -31,13 +31,14 @@ class SpecialTokens:
 
     by_role: dict[Role, str]
 
-    def transformers_config(self) -> str:
-        """The text of tokenizer_config.json."""
+    def transformers_config(self, chat_template: str = "") -> str:
+        """The text of tokenizer_config.json, with a chat template where there is one."""
         names: dict[str, Any] = {f"{role}_token": token for role, token in self.by_role.items()}
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
             **names,
+            **({"chat_template": chat_template} if chat_template else {}),
         }
         return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

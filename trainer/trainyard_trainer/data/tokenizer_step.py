@@ -67,8 +67,13 @@ def write_trained(folder: Path, content: str, num_characters: int, objective: Ob
     return _write(folder, Tokenizer.from_str(content), special, objective, num_characters)
 
 
-def write_existing(
-    folder: Path, content: bytes, config: bytes, objective: Objective, where: str = WHERE
+def write_existing(  # noqa: PLR0913, PLR0917 - what is written, where it comes from and what it is for
+    folder: Path,
+    content: bytes,
+    config: bytes,
+    objective: Objective,
+    where: str = WHERE,
+    chat_template: str = "",
 ) -> StepOutcome:
     """Check an existing tokenizer and write it in our form.
 
@@ -76,7 +81,7 @@ def write_existing(
         DataError: it is damaged or does not fit the objective.
     """
     tokenizer, special = load_existing(content, config, objective, where)
-    return _write(folder, tokenizer, special, objective, None)
+    return _write(folder, tokenizer, special, objective, None, chat_template)
 
 
 def describe_tokenizer(step: FinishedStep) -> TokenizerManifest:
@@ -95,12 +100,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / TOKENIZER_FILE))
 
 
-def _write(
+def _write(  # noqa: PLR0913, PLR0917 - as above
     folder: Path,
     tokenizer: Tokenizer,
     special: SpecialTokens,
     objective: Objective,
     num_characters: int | None,
+    chat_template: str = "",
 ) -> StepOutcome:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     ids = {role: vocabulary[token] for role, token in special.by_role.items()}
@@ -119,7 +125,7 @@ def _write(
     pretty = json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n"
     files = (
         write_hashed(folder, TOKENIZER_FILE, pretty.encode()),
-        write_hashed(folder, CONFIG_FILE, special.transformers_config().encode()),
+        write_hashed(folder, CONFIG_FILE, special.transformers_config(chat_template).encode()),
     )
     counts = {"vocabulary": max(vocabulary.values()) + 1, "characters": num_characters or 0}
     return StepOutcome(files, counts, details)

@@ -1,0 +1,1 @@
+"""From labelled records to examples: what fine-tuning for a task reads."""
