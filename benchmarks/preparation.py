@@ -108,7 +108,7 @@ def tokenized_text(folder: Path, texts: list[str], algorithm: str) -> TokenizedT
 def extract(path: Path, folder: Path) -> list[TextShard]:
     """The text shards of a JSON Lines file, by Trainyard's step extract."""
     source = Source(name="text", uri=str(path), format="JsonLines")
-    units = divide([InputFile(str(path), path.stat().st_size, "")], source, "source")
+    units = divide([InputFile(str(path), path.stat().st_size, "")], source)
 
     def body(target: Path) -> StepOutcome:
         tasks = [

@@ -37,7 +37,8 @@ from trainyard_trainer.optimization.optimizers import build_optimizer
 from trainyard_trainer.progress import read_history
 from trainyard_trainer.recorder import StepFigures
 from trainyard_trainer.signals import StopRequest
-from trainyard_trainer.train import Startup, Trainer, build_language_model, run, set_up
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.train import Trainer, build_language_model, run, set_up
 
 SEED = 7
 LEARNING_RATE = 1.0e-3

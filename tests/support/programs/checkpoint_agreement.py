@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from losses import stop_after
-
+from tests.support.programs.losses import stop_after
 from trainyard_api.errors import TrainyardError
 from trainyard_api.names import ExitCode
 from trainyard_api.plan import RunPlan
@@ -23,7 +22,8 @@ from trainyard_trainer.checkpoint_steps import MANIFEST
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.resume import newest_sound
 from trainyard_trainer.signals import StopRequest
-from trainyard_trainer.train import Startup, Trainer, run, set_up
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.train import Trainer, run, set_up
 
 ESTIMATED_STEPS = 2
 """What the token budget is taken to allow; it allows more."""
@@ -44,7 +44,7 @@ def hidden(name: str, ranks: Ranks) -> Iterator[None]:
     def is_seen(path: Path) -> bool:
         return (path.name != name or ranks.is_first) and is_file(path)
 
-    Path.is_file = is_seen  # type: ignore[method-assign]
+    Path.is_file = is_seen  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ def error_of_blocked_save(plan: RunPlan, ranks: Ranks) -> str:
 def files_read(folder: Path, ranks: Ranks) -> list[str]:
     """The files that this rank reads to verify the newest checkpoint."""
     read = []
-    damage_of_file = resume.damage_of_file
+    damage_of_file = resume.damage_of_file  # type: ignore[attr-defined]
 
     def noted(checkpoint: CommittedCheckpoint, file: CheckpointFile) -> str | None:
         read.append(file.name)

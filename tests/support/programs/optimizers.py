@@ -8,14 +8,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from losses import stop_after
-
+from tests.support.programs.losses import stop_after
 from trainyard_api.names import ExitCode, File
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.progress import read_history
 from trainyard_trainer.signals import StopRequest
-from trainyard_trainer.train import Startup, run, set_up
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.train import run, set_up
 
 
 def start(plan: RunPlan, ranks: Ranks, num_steps: int) -> list[float | None]:
