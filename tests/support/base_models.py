@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -53,7 +54,7 @@ def stored_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def start_from(place: Path | str, **changes: object) -> dict[str, object]:
+def start_from(place: Path | str, **changes: object) -> dict[str, Any]:
     """Changes for `make_plan` of a run that starts from a folder or URI, with the model's own tokenizer."""
     uri = place if isinstance(place, str) else place.as_uri()
     return {"model": {"pretrained": {"uri": uri}}, "tokenizer": None, **changes}
