@@ -10,21 +10,23 @@ import torch
 
 from tests.support.base_models import store_model
 from tests.support.labelled import labelled_texts, prepare_labelled, task_plan
+from tests.support.preparation import make_plan
 from trainyard_api.plan import BatchPlan
 from trainyard_api.spec_objectives import ClassBalance
 from trainyard_trainer.data.labelled.class_weights import class_weights
 from trainyard_trainer.data.labelled.dataset import LabelledSample
 from trainyard_trainer.data.manifest import LabelManifest
-from trainyard_trainer.task_batches import Collator, TaskBatchSource, balanced_draws
+from trainyard_trainer.task_batches import Collator, TaskBatchSource, balanced_draws, build_task_batches
 
 PAD = 9
+TASK = {"task": "SequenceClassification"}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     records = labelled_texts(["a", "b", "b", "b", "c"], 150)
-    plan = task_plan(store_model(folder / "model"), folder, records, {"task": "SequenceClassification"})
+    plan = task_plan(store_model(folder / "model"), folder, records, TASK)
     return prepare_labelled(plan)
 
 
@@ -156,6 +158,18 @@ def test_class_weights_follow_their_formula_with_mean_1(balance, expected):
     weights = class_weights(ClassBalance(**balance), labels)
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_the_batches_of_a_plan_have_its_weights_and_draws(data, tmp_path):
+    balance = {"classWeights": "InverseFrequency", "weightedSampling": True}
+    plan = make_plan(tmp_path, pretraining=None, fineTuning={**TASK, "classBalance": balance})
+    source = build_task_batches(plan, data, rank=0)
+    [batch] = source.step_batches(0)
+    weights = class_weights(ClassBalance(class_weights="InverseFrequency"), data.manifest.labels)
+    assert source.weighted_sampling
+    assert batch.loss_weight == pytest.approx(weights[batch.labels.numpy()].sum())
+    plain = build_task_batches(make_plan(tmp_path, pretraining=None, fineTuning=TASK), data, rank=0)
+    assert plain.step_batches(0)[0].loss_weight == 4
 
 
 def sample_with(labels):

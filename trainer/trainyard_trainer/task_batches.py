@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainyard_api.plan import BatchPlan
+from trainyard_api.plan import BatchPlan, RunPlan
+from trainyard_api.spec_objectives import ClassBalance
 from trainyard_trainer.batches import LENGTH_MULTIPLE
-from trainyard_trainer.data.labelled.dataset import LabelledDataset, LabelledSample
+from trainyard_trainer.data.labelled.class_weights import loss_weights
+from trainyard_trainer.data.labelled.dataset import LabelledData, LabelledDataset, LabelledSample
 from trainyard_trainer.data.labelled.encode import NOT_PREDICTED
-from trainyard_trainer.data.labelled.task import LabelKind
+from trainyard_trainer.data.labelled.task import LabelKind, labelled_task
 from trainyard_trainer.data.order import global_positions, mix_64_array, round_keys, sample_index
 
 FILLER = -1
@@ -235,6 +237,26 @@ class TaskBatchSource:
     def _assemble(self, dataset: LabelledDataset, examples: list[int], first_row: int) -> TaskBatch:
         samples = [dataset.sample(example) for example in examples]
         return self.collator.collate(samples, examples, first_row)
+
+
+def build_task_batches(plan: RunPlan, data: LabelledData, rank: int) -> TaskBatchSource:
+    """The batches of a rank as the run's task asks for them.
+
+    Raises:
+        ConfigurationError: weights are given for other classes than those of the data.
+    """
+    task, labels = labelled_task(plan.spec), data.manifest.labels
+    balance = ClassBalance() if task is None else task.class_balance
+    weights = None if labels is None else loss_weights(balance, labels)
+    return TaskBatchSource(
+        train=data.train,
+        validation=data.validation,
+        collator=Collator(data.train.kind, data.manifest.tokenizer.pad_token_id, weights),
+        batch=plan.batch,
+        rank=rank,
+        seed=plan.spec.training.seed,
+        weighted_sampling=balance.weighted_sampling,
+    )
 
 
 def by_length(examples: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -38,6 +38,11 @@ def class_weights(balance: ClassBalance, labels: LabelManifest) -> NDArray[np.fl
     return scaled
 
 
+def loss_weights(balance: ClassBalance, labels: LabelManifest) -> NDArray[np.float32] | None:
+    """`class_weights`, or None where every class weighs the same."""
+    return None if balance.class_weights == "Equal" or not labels.names else class_weights(balance, labels)
+
+
 def refuse_given_weights(balance: ClassBalance, labels: LabelManifest | None) -> None:
     """Refuse weights that are given for other classes than those of the data.
 
