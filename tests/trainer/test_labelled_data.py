@@ -238,6 +238,22 @@ def test_a_held_out_label_that_training_never_saw_is_refused(base, tmp_path):
         prepare_labelled(plan)
 
 
+def test_an_example_with_the_only_label_of_its_kind_is_trained_on(base, tmp_path):
+    records = [
+        *labelled_texts(["a", "b"], 100),
+        *({"text": f"only {n}", "label": f"c{n}"} for n in range(60)),
+    ]
+    plan = task_plan(base, tmp_path, records, SINGLE, data__validationFraction=0.3)
+    data = prepare_labelled(plan)
+    labels = data.manifest.labels
+    assert len(labels.names) == 62
+    assert min(labels.training_counts) == 1
+    assert sum(labels.validation_counts) == len(data.validation) > 0
+    assert [count > 0 for count in labels.validation_counts] == [True, True, *[False] * 60]
+    assert any("no other has one of their labels" in warning for warning in data.manifest.warnings)
+    assert len(data.train) + len(data.validation) == len(records)
+
+
 def test_a_decoder_is_refused_for_classification(tmp_path):
     base = store_model(tmp_path / "base" / "model", "llama-tiny")
     plan = task_plan(base, tmp_path, labelled_texts(["a", "b"]), SINGLE)

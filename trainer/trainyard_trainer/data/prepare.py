@@ -148,7 +148,7 @@ class _Preparation:
         labels = label_manifest(task, chosen)
         refuse_given_weights(task.class_balance, labels)
         manifest = self.manifest(files, encoded, chosen, (*encoded, tokenizer_step, chosen), tokenizer, base)
-        described = {"labels": labels, "warnings": label_warnings(encoded, labels)}
+        described = {"labels": labels, "warnings": label_warnings(encoded, chosen, labels)}
         return manifest.model_copy(update=described).with_hash()
 
     @property

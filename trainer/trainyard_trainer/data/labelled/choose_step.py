@@ -1,7 +1,8 @@
 """Step choose: which examples are trained on and which are held out, and how often each class occurs.
 
 Of examples with equal inputs one stays: the first of those that are held out whole, else the first of all, so
-that no example is both learnt and judged.
+that no example is both learnt and judged. An example that its hash would hold out is trained on if it has a
+label that no training example has: rare classes would be judged without being learnt.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,14 @@ from numpy.typing import NDArray
 from trainyard_api.spec import Source
 from trainyard_trainer.data.files import write_hashed
 from trainyard_trainer.data.frequencies import entropy
-from trainyard_trainer.data.labelled.labels import LabelSettings, class_order, count_labels, refuse_labels
+from trainyard_trainer.data.labelled.encode import NOT_PREDICTED
+from trainyard_trainer.data.labelled.labels import (
+    LabelSettings,
+    class_order,
+    count_labels,
+    label_frequencies,
+    refuse_labels,
+)
 from trainyard_trainer.data.labelled.shards import INT32, ExampleShard
 from trainyard_trainer.data.labelled.task import has_classes
 from trainyard_trainer.data.split import copies_per_epoch, is_validation
@@ -54,12 +62,14 @@ class Choice:
         validation: EXAMPLE [rows].
         num_documents: different examples to train on.
         duplicates: examples of each source that equal another.
+        num_moved: examples that are trained on for their rare labels.
     """
 
     train: NDArray[np.void]
     validation: NDArray[np.void]
     num_documents: int
     duplicates: tuple[int, ...]
+    num_moved: int
 
 
 def choose_examples(shards: Sequence[ExampleShard], options: ChooseOptions) -> Choice:
@@ -77,6 +87,11 @@ def choose_examples(shards: Sequence[ExampleShard], options: ChooseOptions) -> C
     for number in np.unique(sources):
         chosen = sources == number
         copies[chosen] = copies_per_epoch(hashes[chosen], float(weights[number]))
+    by_hash = np.array([source.split == "ByHash" for source in options.sources])[sources]
+    is_moved = held_out & by_hash & ~is_repeated
+    is_moved &= with_unseen_label(shards, np.where(held_out | is_repeated, 0, copies))
+    held_out &= ~is_moved
+    copies[is_moved] = np.maximum(copies[is_moved], 1)
     is_trained = ~held_out & ~is_repeated
     return Choice(
         train=np.repeat(places[is_trained], copies[is_trained]),
@@ -85,7 +100,32 @@ def choose_examples(shards: Sequence[ExampleShard], options: ChooseOptions) -> C
         duplicates=tuple(
             int((is_repeated & (sources == number)).sum()) for number in range(len(options.sources))
         ),
+        num_moved=int(is_moved.sum()),
     )
+
+
+def with_unseen_label(shards: Sequence[ExampleShard], copies: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each example has a label that no training example has, bool [examples of all shards].
+
+    Args:
+        shards: the shards.
+        copies: how often each example is trained on, int64 [examples of all shards].
+    """
+    ends = np.cumsum([len(shard.lengths) for shard in shards])
+    of_shards = np.split(copies, ends[:-1])
+    seen: set[str] = set()
+    for shard, times in zip(shards, of_shards, strict=True):
+        seen.update(
+            name for name, count in zip(shard.names, label_frequencies(shard, times), strict=True) if count
+        )
+    unseen = []
+    for shard in shards:
+        is_unseen = np.array([name not in seen for name in shard.names], dtype=np.bool_)
+        predicted = np.flatnonzero(shard.labels != NOT_PREDICTED) if len(is_unseen) else np.zeros(0, np.int64)
+        rare = predicted[is_unseen[shard.labels[predicted].astype(np.int64)]]
+        owners = np.searchsorted(shard.label_ends, rare, side="right")
+        unseen.append(np.bincount(owners, minlength=len(shard.lengths)) > 0)
+    return np.concatenate(unseen)
 
 
 def repeated(hashes: NDArray[np.uint64], held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -114,7 +154,11 @@ def choose_step(shards: Sequence[ExampleShard], options: ChooseOptions, folder: 
     counted = {split: count_labels(shards, examples[split]) for split in SPLITS}
     names = class_order(counted["train"], options.labels.given) if has_classes(kind) else ()
     refuse_labels(names, counted["train"], counted["validation"], options.labels)
-    counts = {"documents": choice.num_documents, "duplicates": sum(choice.duplicates)}
+    counts = {
+        "documents": choice.num_documents,
+        "duplicates": sum(choice.duplicates),
+        "moved": choice.num_moved,
+    }
     files = []
     for split, chosen in examples.items():
         lengths = _of_each(shards, chosen, "lengths")

@@ -49,18 +49,23 @@ def count_labels(shards: Sequence[ExampleShard], examples: NDArray[np.void]) -> 
     """
     counts: dict[str, int] = {}
     for number, shard in enumerate(shards):
-        if not has_classes(shard.kind):
-            continue
         times = np.bincount(examples["example"][examples["shard"] == number], minlength=len(shard.lengths))
-        times_of_labels = np.repeat(times, shard.label_counts)
-        predicted = shard.labels != NOT_PREDICTED
-        found = np.bincount(
-            shard.labels[predicted], weights=times_of_labels[predicted], minlength=len(shard.names)
-        )
-        for name, count in zip(shard.names, found.tolist(), strict=True):
+        for name, count in zip(shard.names, label_frequencies(shard, times), strict=True):
             if count:
-                counts[name] = counts.get(name, 0) + round(count)
+                counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def label_frequencies(shard: ExampleShard, times: NDArray[np.int64]) -> list[int]:
+    """How often each class of a shard occurs, where each example occurs so many times (int64 [examples])."""
+    if not has_classes(shard.kind):
+        return []
+    times_of_labels = np.repeat(times, shard.label_counts)
+    predicted = shard.labels != NOT_PREDICTED
+    found = np.bincount(
+        shard.labels[predicted], weights=times_of_labels[predicted], minlength=len(shard.names)
+    )
+    return [round(count) for count in found.tolist()]
 
 
 def refuse_labels(

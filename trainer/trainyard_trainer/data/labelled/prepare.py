@@ -192,9 +192,15 @@ def check_examples(train: SplitManifest, validation: SplitManifest, spec: Traini
         )
 
 
-def label_warnings(encoded: Sequence[FinishedStep], manifest: LabelManifest | None) -> tuple[str, ...]:
+def label_warnings(
+    encoded: Sequence[FinishedStep], chosen: FinishedStep, manifest: LabelManifest | None
+) -> tuple[str, ...]:
     """What a person should know about the examples."""
     warnings = []
+    if moved := chosen.manifest.counts["moved"]:
+        warnings.append(
+            f"{moved} examples are trained on that the hash would hold out: no other has one of their labels"
+        )
     documents = sum(step.manifest.counts["documents"] for step in encoded)
     cut = sum(step.manifest.counts["truncated"] for step in encoded)
     if cut >= LARGE_CUT_FRACTION * documents:
