@@ -97,5 +97,10 @@ def _notes_of_condition(condition: Condition) -> Iterator[EventNote]:
         yield EventNote(severity, reason, condition.message or reason, identity)
     elif kind is ConditionType.SUSPENDED and condition.status == "False" and reason == Reason.RESUMED:
         yield EventNote("Normal", reason, "The run goes on", identity)
-    elif condition.status == "False" and kind not in _TOLD_WHEN_TRUE and reason not in _QUIET:
-        yield EventNote("Warning", reason, condition.message or reason, identity)
+    elif (
+        condition.status == "False"
+        and kind not in _TOLD_WHEN_TRUE
+        and reason not in _QUIET
+        and condition.message  # without words of its own it only follows from another one, which is told
+    ):
+        yield EventNote("Warning", reason, condition.message, identity)

@@ -187,6 +187,7 @@ def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but
     assert columns_of(scene, kubelet_cluster)["RESTARTS"] == "1"
     told = scene.wait_for_events("Restarting", "RunSuspended", "Resumed", "RunSucceeded")
     assert told[-1] == "RunSucceeded"
+    assert told.count("Restarting") == 1
 
     folder = storage / "runs" / NAME
     losses = losses_of(folder)

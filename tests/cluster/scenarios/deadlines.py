@@ -24,6 +24,7 @@ def a_gang_that_reports_no_further_step_is_restarted_as_stalled(scene: Scene) ->
     # The new gang has reported nothing, so it is not stalled yet.
     scene.play(everything_succeeds)
     assert attempts_of(scene.wait_for_phase("Succeeded")) == ["Failed", "Succeeded"]
+    assert scene.wait_for_events("Restarting", "RunSucceeded").count("Restarting") == 1
 
 
 @scenario()

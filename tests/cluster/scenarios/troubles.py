@@ -119,6 +119,7 @@ def a_run_ends_with_its_active_deadline(scene: Scene) -> None:
     status = scene.wait_for_phase("Failed")
     assert condition_of(status, "Failed")["reason"] == "DeadlineExceeded"
     assert attempts_of(status) == ["Failed"]
+    assert scene.wait_for_events("DeadlineExceeded").count("DeadlineExceeded") == 1
     scene.wait_for_pods(lambda pods: all(place.stage != "train" for place in pods), "its pods are stopped")
 
 
