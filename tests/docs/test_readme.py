@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.readme import ON_A_CLUSTER, blocks, lines_of, section
+
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICKSTART = ROOT / "manifests" / "samples" / "quickstart.yaml"
 WITHOUT_A_RUN = {"validate", "plan", "presets", "crd"}
 """Commands of the README that need no run folder and start no training: they are executed as written."""
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[list[str]]:
@@ -32,8 +29,16 @@ def trainyard(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_shell_line_is_of_a_kind_that_is_checked():
-    programs = {shlex.split(line)[0] for line in "\n".join(blocks("sh")).splitlines() if line.strip()}
-    assert programs == {"make", "trainyard", "source"}
+    programs = {shlex.split(line)[0] for block in blocks("sh") for line in lines_of(block)}
+    assert programs == {"make", "trainyard", "source", "helm", "kubectl"}
+
+
+def test_commands_of_a_cluster_stand_where_tests_with_a_cluster_execute_them():
+    # tests/chart/test_readme_installation.py and tests/cluster/test_readme_runs.py run these four blocks.
+    there = blocks("sh", section(ON_A_CLUSTER))
+    assert len(there) == 4
+    lines = [line for block in blocks("sh") if block not in there for line in lines_of(block)]
+    assert [line for line in lines if shlex.split(line)[0] in ("helm", "kubectl")] == []
 
 
 def test_the_first_manifest_is_the_quickstart_sample():

@@ -50,16 +50,20 @@ class Helm:
             command += ["--values", "-"]
         if self.kubeconfig is not None:
             command.append(f"--kubeconfig={self.kubeconfig}")
-        homes = {f"HELM_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
         return subprocess.run(
             command,
             input=json.dumps(values or {}),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
-            env={**os.environ, **homes},
+            env={**os.environ, **self.environment()},
             check=False,
         )
+
+    def environment(self) -> dict[str, str]:
+        """Variables that make a command of a shell use the same folders and the same cluster."""
+        homes = {f"HELM_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
+        return homes if self.kubeconfig is None else {**homes, "KUBECONFIG": str(self.kubeconfig)}
 
     def run(self, *arguments: str, values: Mapping[str, Any] | None = None) -> str:
         """Run a command that must succeed, and return what it printed.
