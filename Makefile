@@ -52,7 +52,7 @@ demo: init ## Pretrain a small BERT on the State of the Union addresses with 2 p
 corpora: init ## Fetch the corpora of tests and examples into the cache and print their folders.
 	@$(BIN)/python -m tools.fetch_corpora sotu spam-assassin brown
 
-cluster-binaries: init ## Build the Kubernetes of the tests into the cache (10 minutes, once).
+cluster-binaries: init ## Build the Kubernetes of the tests into the cache (a quarter of an hour, once).
 	@$(BIN)/python -m tests.cluster.build
 
 constraints: init ## Resolve constraints.txt again from pyproject.toml.

@@ -2,7 +2,7 @@
 
     python -m tests.cluster.build
 
-About 10 minutes on 2 cores the first time; nothing after that. Two builds at once wait for each other.
+About a quarter of an hour on 2 cores the first time, then nothing. Two builds at once wait for each other.
 """
 
 import fcntl
@@ -17,6 +17,7 @@ from tests.cluster.go_tool import GoTool, find_go
 from tests.cluster.locations import cluster_cache
 from tests.cluster.needs import missing_for_control_plane, missing_for_real_node
 from tests.cluster.recipes import (
+    BATCH_QUEUE,
     CONTROL_PLANE,
     MONITORING,
     REAL_NODE,
@@ -98,7 +99,7 @@ def main() -> None:
     if problem := missing_for_control_plane():
         _say(problem)
         return
-    build_programs([*CONTROL_PLANE, *MONITORING])
+    build_programs([*CONTROL_PLANE, *MONITORING, *BATCH_QUEUE])
     if problem := missing_for_real_node():
         _say(problem)
         return

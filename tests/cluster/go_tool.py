@@ -32,6 +32,10 @@ class GoTool:
         parsed: dict[str, Any] = json.loads(self._run(["mod", "edit", "-json", downloaded["GoMod"]]))
         return parsed
 
+    def download(self, module: str) -> Path:
+        """The folder of a published module's sources, which are for reading."""
+        return Path(json.loads(self._run(["mod", "download", "-json", module]))["Dir"])
+
     def write_module(self, folder: Path, requirements: str) -> None:
         """Make the folder a module of our own with these requirements."""
         (folder / "go.mod").write_text(

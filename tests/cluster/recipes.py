@@ -14,6 +14,7 @@ ETCD_VERSION = "3.6.6"
 KWOK_VERSION = "0.8.0"
 COREDNS_VERSION = "1.15.0"
 HELM_VERSION = "3.20.2"
+KUEUE_VERSION = "0.17.0"
 PROMETHEUS_VERSION = "0.313.5"
 """Of the Go module; the product's is 3.13.5."""
 
@@ -28,6 +29,7 @@ CONTROL_PLANE = (
 )
 REAL_NODE = ("kubelet", "kube-proxy", "coredns", "pause")
 MONITORING = ("alerts",)
+BATCH_QUEUE = ("kueue", "kueue-chart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,15 @@ def _build_helm(go: GoTool, _work: Path, program: str, target: Path) -> None:
     )
 
 
+def _build_kueue(go: GoTool, _work: Path, program: str, target: Path) -> None:
+    """Build Kueue's controller, or copy the chart of the same module."""
+    module = f"sigs.k8s.io/kueue@v{KUEUE_VERSION}"
+    if program == "kueue":
+        go.install(f"sigs.k8s.io/kueue/cmd/kueue@v{KUEUE_VERSION}", target)
+    else:
+        shutil.copytree(go.download(module) / "charts" / "kueue", target, copy_function=shutil.copyfile)
+
+
 def _build_coredns(go: GoTool, work: Path, _program: str, target: Path) -> None:
     go.write_module(work, f"require github.com/coredns/coredns v{COREDNS_VERSION}\n")
     shutil.copy(SOURCES / "dns" / "main.go", work)
@@ -132,6 +143,7 @@ RECIPES = (
     ),
     Recipe(f"kwok-{KWOK_VERSION}", ("kwok",), _build_kwok),
     Recipe(f"helm-{HELM_VERSION}", ("helm",), _build_helm),
+    Recipe(f"kueue-{KUEUE_VERSION}", BATCH_QUEUE, _build_kueue),
     Recipe(
         f"coredns-{COREDNS_VERSION}-{_content_key(SOURCES / 'dns' / 'main.go')}", ("coredns",), _build_coredns
     ),
@@ -156,4 +168,4 @@ def program_path(program: str) -> Path:
 
 def missing_programs(programs: Sequence[str]) -> list[str]:
     """Those of the programs that are not built yet."""
-    return [program for program in programs if not program_path(program).is_file()]
+    return [program for program in programs if not program_path(program).exists()]

@@ -100,5 +100,5 @@ def test_without_any_go_the_error_says_where_to_get_one(builds, monkeypatch):
 
 
 def test_every_program_of_the_cluster_has_a_recipe():
-    for program in (*recipes.CONTROL_PLANE, *recipes.REAL_NODE, *recipes.MONITORING):
+    for program in (*recipes.CONTROL_PLANE, *recipes.REAL_NODE, *recipes.MONITORING, *recipes.BATCH_QUEUE):
         assert program in recipes.recipe_of(program).programs

@@ -1,7 +1,6 @@
 """A queue such as Kueue holds the pods of runs back, admits them, and stops them; the run tells of it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -42,7 +41,7 @@ def scene(operator: OperatorProcess, rest: Rest, director: Director) -> Iterator
 def queue(cluster: Cluster, rest: Rest, scene: Scene) -> Iterator[StandInQueue]:
     if cluster.state is None:
         give_up("the queue's webhook needs a cluster on this machine: run without --cluster=existing")
-    with StandInQueue(rest, Path(cluster.state.pki), scene.namespace) as running:
+    with StandInQueue(rest, cluster.state.pki, scene.namespace) as running:
         yield running
 
 
