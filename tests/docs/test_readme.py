@@ -18,7 +18,7 @@ WITHOUT_A_RUN = {"validate", "plan", "presets", "crd"}
 
 
 def commands(program: str) -> list[list[str]]:
-    lines = "\n".join(blocks("sh")).splitlines()
+    lines = [line for block in blocks("sh") for line in lines_of(block)]
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line and line[0] == program]
 

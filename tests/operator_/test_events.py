@@ -63,7 +63,10 @@ AT_WORK = status_of(
     ids=["a restart", "a deadline", "a suspension", "an end", "no trouble", "nothing"],
 )
 def test_one_thing_that_happened_is_one_event(conditions, told):
-    known = [(each.type, each.status, each.reason, each.message) for each in AT_WORK.conditions]
+    known = [
+        (ConditionType(each.type), each.status, Reason(each.reason), each.message)
+        for each in AT_WORK.conditions
+    ]
     changed = {kind for kind, *_ in conditions}
     new = status_of(*[each for each in known if each[0] not in changed], *conditions)
     notes = [(note.kind, note.reason, note.message) for note in notes_of(AT_WORK, new)]
