@@ -22,6 +22,7 @@ _GROUPS = {
     "jobs": "/apis/batch/v1",
     "leases": "/apis/coordination.k8s.io/v1",
     "endpointslices": "/apis/discovery.k8s.io/v1",
+    "workloads": "/apis/kueue.x-k8s.io/v1beta2",
 }
 
 
