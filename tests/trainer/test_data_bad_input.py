@@ -5,6 +5,8 @@ import json
 import lzma
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.preparation import TEXTS, make_plan, parquet_bytes, run, write_lines
@@ -13,6 +15,7 @@ from trainyard_api.errors import (
     DataError,
 )
 from trainyard_trainer.data import units as units_module
+from trainyard_trainer.data.parquet import open_parquet, read_row_groups
 
 
 def lines_with(*bad, count=400):
@@ -101,6 +104,33 @@ def test_a_damaged_file_is_named(name, tmp_path):
     (tmp_path / name).write_bytes(BROKEN_FILES[name])
     with pytest.raises(DataError, match=f"{name}: .*Replace the file"):
         run(make_plan(tmp_path, source={"uri": f"{tmp_path}/{name}"}))
+
+
+def test_a_text_of_parquet_that_is_too_long_is_set_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainyard_trainer.data.parquet.MAXIMUM_RECORD_BYTES", 10_000)
+    texts = [*TEXTS[:60], "long " * 2_001, *TEXTS[60:120]]
+    (tmp_path / "texts.parquet").write_bytes(parquet_bytes(texts))
+    source = {"uri": f"{tmp_path}/texts.parquet", "format": "Parquet"}
+    plan = make_plan(tmp_path, source=source, data__preparation={"maximumInvalidFraction": 0.05})
+    manifest = run(plan)
+    assert (manifest.sources[0].records, manifest.sources[0].invalid_records) == (121, 1)
+
+
+def test_a_small_parquet_file_that_unfolds_to_gigabytes_is_read_in_bounded_memory(tmp_path):
+    text = "text " * 100_000
+    column = pa.array([text]).dictionary_encode().take(pa.array([0] * 4_000))
+    pq.write_table(pa.table({"text": column}), tmp_path / "bomb.parquet", store_schema=False)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 2_000_000
+    before = pa.total_allocated_bytes()
+    num_records = most = 0
+    with (tmp_path / "bomb.parquet").open("rb") as stream:
+        file = open_parquet(stream, "bomb.parquet")
+        for record in read_row_groups(file, "bomb.parquet", "text", range(1)):
+            num_records += 1
+            assert len(record.text) == len(text)
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert num_records == 4_000
+    assert most < 64 << 20
 
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path):
