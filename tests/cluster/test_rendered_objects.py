@@ -8,6 +8,7 @@ import yaml
 from tests.cluster.cluster import Cluster
 from tests.support.rendered import SAMPLES, objects_of, run_with
 from trainyard_api.spec import TrainingRun
+from trainyard_api.validation import validate_document
 
 pytestmark = pytest.mark.control_plane
 
@@ -16,7 +17,8 @@ DRY_RUN = ("create", "--dry-run=server", "--validate=strict", "-f", "-")
 
 def in_namespace(path, namespace):
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return run_with(metadata={**document["metadata"], "namespace": namespace}, **document["spec"])
+    document["metadata"]["namespace"] = namespace
+    return validate_document(document)
 
 
 def everything(run: TrainingRun) -> list[dict[str, Any]]:
