@@ -133,29 +133,30 @@ def _batches(file: pq.ParquetFile, row_groups: range, columns: list[str]) -> Ite
 def _values(column: Any) -> Iterator[Any]:
     """The values of a column; what is no text or too long comes as an InvalidRecord."""
     lengths = _text_lengths(column)
-    if lengths is None or (max(lengths, default=0) <= MAXIMUM_RECORD_BYTES and sum(lengths) <= BATCH_BYTES):
+    if lengths is None or (
+        (pc.max(lengths).as_py() or 0) <= MAXIMUM_RECORD_BYTES
+        and (pc.sum(lengths).as_py() or 0) <= BATCH_BYTES
+    ):
         try:
             yield from column.to_pylist()
         except UnicodeDecodeError:
             yield from map(_value, column)
         return
-    for scalar, size_bytes in zip(column, lengths, strict=True):
-        if size_bytes > MAXIMUM_RECORD_BYTES:
+    for scalar, size_bytes in zip(column, lengths.to_pylist(), strict=True):
+        if (size_bytes or 0) > MAXIMUM_RECORD_BYTES:
             yield InvalidRecord(0, f"longer than {MAXIMUM_RECORD_BYTES >> 20} MiB", "")
         else:
             yield _value(scalar)
 
 
-def _text_lengths(column: Any) -> list[int] | None:
-    """Bytes of each text of a column, 0 where there is none; None for a column of something else."""
+def _text_lengths(column: Any) -> Any:
+    """Bytes of each text of a column, an Arrow array, null where there is none; None for other columns."""
     is_dictionary = pa.types.is_dictionary(column.type)
     texts = column.dictionary if is_dictionary else column
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         return None
     lengths = pc.binary_length(texts)
-    if is_dictionary:
-        lengths = pc.take(lengths, column.indices)
-    return [length or 0 for length in lengths.to_pylist()]
+    return pc.take(lengths, column.indices) if is_dictionary else lengths
 
 
 def _value(scalar: Any) -> Any:
