@@ -8,7 +8,7 @@ the outcome does not depend on the number of cores.
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ SHARD_DOCUMENTS = 1 << 20
 QUARANTINED_PER_UNIT = 10_000
 EARLY_RECORDS = 10_000
 NUM_EXAMPLES = 3
+COUNTS = ("records", "invalid", "documents", "characters", "dropped")
 LENGTHS = np.dtype("<u4")
 BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 
@@ -88,9 +89,7 @@ class ExtractResult:
 
     shards: list[tuple[str, int]] = field(default_factory=list)
     files: list[FileRecord] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("records", "invalid", "documents", "characters", "dropped"), 0)
-    )
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     lines: list[int] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     quarantined_parts: list[int] = field(default_factory=list)
@@ -173,19 +172,37 @@ def split_documents(text: str, boundary: str) -> Iterator[str]:
 
 def finish_extraction(folder: Path, results: list[ExtractResult], units: list[Unit]) -> StepOutcome:
     """Write the quarantine, and sum up what the units gave."""
+    shards = {name: count for result in results for name, count in result.shards}
+    return sum_up(folder, results, units, COUNTS, {"shards": shards})
+
+
+def sum_up(
+    folder: Path,
+    results: Sequence[ExtractResult],
+    units: list[Unit],
+    counts: Sequence[str],
+    details: Mapping[str, Any],
+) -> StepOutcome:
+    """Write the quarantine, and bring together what all steps that read records have to tell.
+
+    Args:
+        folder: of the step.
+        results: of its units.
+        units: what each of them read.
+        counts: names of the counts to add up.
+        details: what the step has to tell beside that.
+    """
     quarantine = write_quarantine(folder, results, units)
-    names = ("records", "invalid", "documents", "characters", "dropped")
     examples = itertools.islice(quarantined_in_files(results, units), NUM_EXAMPLES)
-    details: dict[str, Any] = {
-        "shards": {name: count for result in results for name, count in result.shards},
-        "examples": [f"{entry.uri} line {entry.line}: {entry.reason}" for entry in examples],
-        "missingField": sum(result.missing_field for result in results),
-        "fields": list(next((result.fields for result in results if result.fields), ())),
-    }
     return StepOutcome(
         files=(*(file for result in results for file in result.files), *quarantine),
-        counts={name: sum(result.counts[name] for result in results) for name in names},
-        details=details,
+        counts={name: sum(result.counts[name] for result in results) for name in counts},
+        details={
+            **details,
+            "examples": [f"{entry.uri} line {entry.line}: {entry.reason}" for entry in examples],
+            "missingField": sum(result.missing_field for result in results),
+            "fields": list(next((result.fields for result in results if result.fields), ())),
+        },
     )
 
 

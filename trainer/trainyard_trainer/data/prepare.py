@@ -50,7 +50,7 @@ from trainyard_trainer.data.pack_step import PackOptions, pack_shards
 from trainyard_trainer.data.parallel import Pool
 from trainyard_trainer.data.progress import PrepareReport, StepProgress
 from trainyard_trainer.data.shards import open_token_shard
-from trainyard_trainer.data.sources import FileHashes, InputFile, combined_hash, list_files
+from trainyard_trainer.data.sources import FileHashes, InputFile, combined_hash, contents_hash, list_files
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.data.text_shards import TextShard, list_shards
@@ -201,7 +201,7 @@ class _Preparation:
             return finish_extraction(folder, self.pool.run(extract_unit, tasks, advance), units)
 
         inputs = {
-            "files": [[file.size_bytes, file.content_hash, file.compression] for file in files],
+            "files": contents_hash(files),
             "format": source.format,
             "textField": None if source.format == "Text" else source.text_field,
             "documentBoundary": source.document_boundary,
@@ -209,7 +209,7 @@ class _Preparation:
             "minimumCharacters": data.preparation.minimum_characters,
             "normalization": NORMALIZATION,
         }
-        step = self.store.run("extract", {**inputs, "files": hash_of(inputs["files"])}, body)
+        step = self.store.run("extract", inputs, body)
         check_source(step, source, source_place(number), data.preparation.maximum_invalid_fraction)
         return step
 

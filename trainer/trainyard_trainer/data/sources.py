@@ -102,6 +102,11 @@ def list_files(
     return files
 
 
+def contents_hash(files: list[InputFile]) -> str:
+    """SHA-256 over everything of files that what is read from them depends on, in order."""
+    return hash_of([[file.size_bytes, file.content_hash, file.compression] for file in files])
+
+
 def combined_hash(files: list[InputFile]) -> str:
     """SHA-256 over the content hashes of files, in order."""
     return hash_of([file.content_hash for file in files])

@@ -9,8 +9,9 @@ from typing import Any
 from trainyard_api.errors import DataError
 from trainyard_api.spec import Source
 from trainyard_api.spec_objectives import FineTuning
+from trainyard_trainer.data import extract
 from trainyard_trainer.data.checks import QUARANTINE
-from trainyard_trainer.data.extract import ExtractResult, quarantined_in_files, set_aside, write_quarantine
+from trainyard_trainer.data.extract import ExtractResult, set_aside, sum_up
 from trainyard_trainer.data.labelled.chat import ChatTemplate
 from trainyard_trainer.data.labelled.encode import ExampleEncoder, prepared_tokenizer
 from trainyard_trainer.data.labelled.shards import ExampleShards
@@ -23,8 +24,7 @@ from trainyard_trainer.data.tokenizer import parallel_tokenizers
 from trainyard_trainer.data.tokenizer_step import load_tokenizer
 from trainyard_trainer.data.units import FilePart, Unit, read_part_objects
 
-NUM_EXAMPLES = 3
-COUNTS = ("records", "invalid", "documents", "characters", "dropped", "tokens", "truncated")
+COUNTS = (*extract.COUNTS, "tokens", "truncated")
 
 
 @dataclass(frozen=True)
@@ -94,23 +94,9 @@ def encode_unit(task: EncodeTask, advance: Advance) -> EncodeResult:
 
 def finish_encoding(folder: Path, results: list[EncodeResult], units: list[Unit]) -> StepOutcome:
     """Write the quarantine, and sum up what the units gave."""
-    quarantine = write_quarantine(folder, results, units)
     unusable: Counter[str] = sum((result.unusable for result in results), Counter())
-    shown = [
-        entry for _, entry in zip(range(NUM_EXAMPLES), quarantined_in_files(results, units), strict=False)
-    ]
-    details: dict[str, Any] = {
-        "shards": {name: names for result in results for name, names in result.names.items()},
-        "examples": [f"{entry.uri} line {entry.line}: {entry.reason}" for entry in shown],
-        "unusable": dict(unusable),
-        "missingField": sum(result.missing_field for result in results),
-        "fields": list(next((result.fields for result in results if result.fields), ())),
-    }
-    return StepOutcome(
-        files=(*(file for result in results for file in result.files), *quarantine),
-        counts={name: sum(result.counts[name] for result in results) for name in COUNTS},
-        details=details,
-    )
+    shards = {name: names for result in results for name, names in result.names.items()}
+    return sum_up(folder, results, units, COUNTS, {"shards": shards, "unusable": dict(unusable)})
 
 
 def check_encoded(step: FinishedStep, source: Source, where: str, maximum_invalid_fraction: float) -> None:

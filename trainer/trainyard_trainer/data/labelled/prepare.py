@@ -20,11 +20,11 @@ from trainyard_trainer.data.labelled.encode_step import (
 from trainyard_trainer.data.labelled.labels import LabelSettings
 from trainyard_trainer.data.labelled.shards import ExampleShard
 from trainyard_trainer.data.labelled.task import columns_of, has_classes, label_kind
-from trainyard_trainer.data.manifest import LabelManifest, SplitManifest, TokenizerManifest, hash_of
+from trainyard_trainer.data.manifest import LabelManifest, SplitManifest, TokenizerManifest
 from trainyard_trainer.data.normalize import NORMALIZATION
 from trainyard_trainer.data.parallel import Pool
 from trainyard_trainer.data.progress import StepProgress
-from trainyard_trainer.data.sources import InputFile
+from trainyard_trainer.data.sources import InputFile, contents_hash
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.data.tokenizer_step import CONFIG_FILE
 from trainyard_trainer.data.units import divide
@@ -87,9 +87,8 @@ class LabelledSteps:
             advance = self.progress.start(f"encode {source.name}", total, "bytes")
             return finish_encoding(folder, self.pool.run(encode_unit, tasks, advance), units)
 
-        content = [[file.size_bytes, file.content_hash, file.compression] for file in files]
         inputs = {
-            "files": hash_of(content),
+            "files": contents_hash(files),
             "format": source.format,
             "columns": [[column.name, column.named_by] for column in columns_of(self.task, source)],
             "labels": label_kind(self.task),
