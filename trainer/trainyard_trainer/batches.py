@@ -73,8 +73,7 @@ def collate(
     first_row: int,
 ) -> MicroBatch:
     """Pad rows to the longest of them and flatten what is predicted."""
-    longest = max(len(sample.token_ids) for sample in samples)
-    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    length = padded_length(max(len(sample.token_ids) for sample in samples))
     input_ids = np.full((len(samples), length), pad_token_id, dtype=np.int64)
     position_ids = np.zeros((len(samples), length), dtype=np.int64)
     document_ids = np.full((len(samples), length), -1, dtype=np.int64)
@@ -96,6 +95,11 @@ def collate(
         num_tokens=sum(len(sample.token_ids) for sample in samples),
         first_row=first_row,
     )
+
+
+def padded_length(longest: int) -> int:
+    """Positions of the rows of a batch whose longest one has so many tokens."""
+    return -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
 def restarting_positions(document_lengths: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ examples a step holds does not depend on it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trainyard_api.plan import BatchPlan, RunPlan
 from trainyard_api.spec_objectives import ClassBalance
-from trainyard_trainer.batches import LENGTH_MULTIPLE
+from trainyard_trainer.batches import padded_length
 from trainyard_trainer.data.labelled.class_weights import loss_weights
 from trainyard_trainer.data.labelled.dataset import LabelledData, LabelledDataset, LabelledSample
 from trainyard_trainer.data.labelled.encode import NOT_PREDICTED
@@ -90,8 +90,7 @@ class Collator:
             example_ids: their numbers.
             first_row: see `TaskBatch`.
         """
-        longest = max(len(sample.token_ids) for sample in samples)
-        length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        length = padded_length(max(len(sample.token_ids) for sample in samples))
         input_ids = np.full((len(samples), length), self.pad_token_id, dtype=np.int64)
         attention_mask = np.zeros_like(input_ids)
         token_type_ids = np.zeros_like(input_ids)
@@ -120,17 +119,7 @@ class Collator:
         labels = batch.labels
         if self.kind in {"WordClasses", "TrainedTokens"}:
             labels = torch.full_like(labels, NOT_PREDICTED)
-        return TaskBatch(
-            batch.input_ids,
-            batch.attention_mask,
-            batch.token_type_ids,
-            labels,
-            batch.example_ids,
-            num_labels=0,
-            num_tokens=0,
-            first_row=first_row,
-            loss_weight=0.0,
-        )
+        return replace(batch, labels=labels, num_labels=0, num_tokens=0, loss_weight=0.0)
 
     def _labels(
         self, samples: Sequence[LabelledSample], length: int

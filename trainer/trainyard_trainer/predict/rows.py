@@ -5,10 +5,8 @@ from typing import Literal
 
 import torch
 
+from trainyard_trainer.batches import padded_length
 from trainyard_trainer.predict.predictor import Part
-
-LENGTH_MULTIPLE = 8
-"""Rows are padded to a multiple of this many tokens, as in training."""
 
 
 def padded(
@@ -21,8 +19,7 @@ def padded(
         pad_token_id: what fills them up.
         side: where they are filled up; on the left where text is to be continued.
     """
-    longest = max(len(part.token_ids) for part in parts)
-    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    length = padded_length(max(len(part.token_ids) for part in parts))
     shape = (len(parts), length)
     rows = {
         "input_ids": torch.full(shape, pad_token_id),
