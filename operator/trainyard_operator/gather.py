@@ -43,10 +43,6 @@ class Reading:
     """What is wrong with it, the cluster's state apart."""
 
 
-Validator = Callable[[object], TrainingRun]
-"""Turns a document into a run, or raises InvalidRunError."""
-
-
 class Gatherer:
     """Collects the facts of a run.
 
@@ -57,7 +53,6 @@ class Gatherer:
         steps: when they last told of a step.
         defaults: what pods get where the run says nothing.
         clock: Unix time in seconds.
-        validator: the rules of the API.
     """
 
     def __init__(  # noqa: PLR0913 - where facts come from
@@ -69,7 +64,6 @@ class Gatherer:
         steps: StepWatch,
         defaults: WorkerDefaults,
         clock: Callable[[], float],
-        validator: Validator = validate_document,
     ) -> None:
         self._store = store
         self._cluster = cluster
@@ -77,7 +71,6 @@ class Gatherer:
         self._steps = steps
         self._defaults = defaults
         self._clock = clock
-        self._validator = validator
         self._readings: OrderedDict[tuple[str, int], Reading] = OrderedDict()
         self._claims: dict[tuple[str, str], float] = {}
 
@@ -163,7 +156,7 @@ class Gatherer:
 
     def _read_document(self, document: object) -> Reading:
         try:
-            spec = self._validator(document)
+            spec = validate_document(document)
         except InvalidRunError as error:
             try:
                 return Reading(TrainingRun.model_validate(document), error.problems)

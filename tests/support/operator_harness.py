@@ -18,7 +18,7 @@ from trainyard_api.validation import validate_document
 from trainyard_operator.act import Actor
 from trainyard_operator.cluster import CLAIMS, JOBS, PODS, RUNS, Object, Resource
 from trainyard_operator.controller import Controller
-from trainyard_operator.gather import Gatherer, Validator
+from trainyard_operator.gather import Gatherer
 from trainyard_operator.intake import Intake
 from trainyard_operator.keys import RunKey
 from trainyard_operator.progress_store import ProgressStore
@@ -77,7 +77,7 @@ def run_document(name: str = "speeches", **spec: Any) -> Object:
 class Operator:
     """One life of the operator's process."""
 
-    def __init__(self, cluster: FakeCluster, settings: Settings, validator: Validator) -> None:
+    def __init__(self, cluster: FakeCluster, settings: Settings) -> None:
         clock = cluster.clock
         self.cluster = cluster
         self.store = Store()
@@ -93,7 +93,6 @@ class Operator:
             steps=self.steps,
             defaults=DEFAULTS,
             clock=clock,
-            validator=validator,
         )
         self.reconciler = Reconciler(
             cluster=cluster,
@@ -137,15 +136,13 @@ class World:
         self,
         life_of: LifeOf = ordinary_life,
         settings: Settings | None = None,
-        validator: Validator = validate_document,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.cluster = FakeCluster(clock=lambda: EPOCH + loop.time())
         self.nodes = FakeNodes(self.cluster, life_of)
         self.settings = settings or Settings()
-        self.validator = validator
         self.starts = 0
-        self.operator = Operator(self.cluster, self.settings, validator)
+        self.operator = Operator(self.cluster, self.settings)
         claim = {"metadata": {"name": "trainyard", "namespace": NAMESPACE}}
         self.cluster.put_new(CLAIMS, NAMESPACE, claim)
         self._task = loop.create_task(self._keep_running())
@@ -159,7 +156,7 @@ class World:
                     raise
             except CrashError:
                 pass
-            self.operator = Operator(self.cluster, self.settings, self.validator)
+            self.operator = Operator(self.cluster, self.settings)
 
     async def close(self) -> None:
         """End everything."""
