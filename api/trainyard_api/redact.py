@@ -42,6 +42,8 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 def redact(text: str) -> str:
     """The text without secrets, without terminal control codes, and safe to encode."""
+    if not text:
+        return text  # as most messages of pods are, and each event of theirs asks twice
     clean = _CONTROL.sub("", text.encode("utf-8", "replace").decode("utf-8"))
     for pattern, replacement in _PATTERNS:
         clean = pattern.sub(replacement, clean)

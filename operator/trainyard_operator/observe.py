@@ -220,9 +220,11 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
 def observe_job(raw: Object) -> ObservedJob | None:
     """The Job in an object of the API server; None when it is no Job of a run."""
     place = _place(raw)
-    if place is None or place[1]:
+    if place is None:
         return None
-    run, _, stage, attempt, _ = place
+    run, job_uid, stage, attempt, _ = place
+    if job_uid:
+        return None
     metadata, status = raw["metadata"], raw.get("status") or {}
     true = {
         condition["type"]: condition
