@@ -18,6 +18,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from trainyard_api.names import API_VERSION, FIELD_MANAGER, PLURAL
+from trainyard_api.redact import redact
 from trainyard_operator.errors import (
     AlreadyExistsError,
     ClusterError,
@@ -330,6 +331,9 @@ async def connect(
 def error_of(code: int, body: bytes, retry_after: str = "", *, is_create: bool = False) -> ClusterError:
     """The error that an answer means; the only place that knows status codes.
 
+    Its message goes to the log as well as to the status, so it is cleared of secrets here: a webhook or a
+    quota may repeat what a person wrote.
+
     Args:
         code: HTTP status code, not a success.
         body: the body, usually a Status object.
@@ -340,7 +344,8 @@ def error_of(code: int, body: bytes, retry_after: str = "", *, is_create: bool =
         status = _decoded(body)
     except UnavailableError:
         status = {}
-    message = str(status.get("message") or body[:500].decode("utf-8", "replace") or f"HTTP status {code}")
+    told = str(status.get("message") or body[:500].decode("utf-8", "replace"))
+    message = redact(told) or f"HTTP status {code}"
     reason = str(status.get("reason") or "")
     if code == 429:
         seconds = float(retry_after) if retry_after.isdigit() else 1.0

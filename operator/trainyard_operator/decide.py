@@ -284,7 +284,7 @@ def _take_progress(facts: Facts, draft: StatusDraft) -> None:
     if attempt is None or report.attempt != attempt.number:
         return
     heard_at = None if facts.last_step_at is None else format_timestamp(facts.last_step_at)
-    draft.update(progress=report.progress.model_copy(update={"last_step_at": heard_at}))
+    draft.take_progress(report.progress.model_copy(update={"last_step_at": heard_at}))
     if report.progress.stage == Stage.TRAIN and report.progress.step > 0:
         draft.condition(ConditionType.PROGRESSING, "True", Reason.STEPS_REPORTED)
 

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from trainyard_api.names import ExitCode, Reason
 from trainyard_api.policy.failure import ProcessEnd, first_failure
 from trainyard_api.progress import ExitRecord
-from trainyard_api.redact import redact
 from trainyard_api.status import Failure
 from trainyard_operator.observe import ContainerEnd, ObservedPod
 
@@ -61,20 +60,13 @@ def is_clear(pods: Iterable[ObservedPod]) -> bool:
 
 
 def failure_of(pods: Sequence[ObservedPod], missing: Sequence[str], now: float) -> Failure:
-    """The failure that the others followed from, without secrets: whatever image ran may have written them.
+    """The failure that the others followed from, as it was written; the status draft clears it of secrets.
 
     Args:
         pods: the pods of the gang; at least one has failed, or one is missing.
         missing: names of pods that are gone without a trace.
         now: Unix time, in seconds.
     """
-    failure = _first_failure(pods, missing, now)
-    cleared = {"message": redact(failure.message), "log_tail": redact(failure.log_tail)}
-    return failure.model_copy(update=cleared)
-
-
-def _first_failure(pods: Sequence[ObservedPod], missing: Sequence[str], now: float) -> Failure:
-    """See `failure_of`; as it was written."""
     ends = [_process_end(pod, now) for pod in pods if pod.failed]
     ends += [ProcessEnd(exit_code=KILLED, ended_at=now, pod=name) for name in missing]
     failure = first_failure(ends)

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import API_VERSION, KIND, TRAINER_CONTAINER, KueueName, Label, Stage
-from trainyard_api.redact import redact
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.cluster import Object
@@ -206,11 +205,11 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
         gated=bool(spec.get("schedulingGates")),
         unschedulable=scheduled.get("message", "") if is_unschedulable else "",
         waiting_reason=waiting.get("reason", ""),
-        waiting_message=redact(waiting.get("message", "")),
+        waiting_message=waiting.get("message", ""),
         running="running" in state,
         end=end,
         reason=status.get("reason", ""),
-        message=redact(status.get("message", "")),
+        message=status.get("message", ""),
         disruption=disruption.get("reason", "") if is_disrupted else "",
         disruption_message=disruption.get("message", "") if is_disrupted else "",
         ended_at=now if end is not None or phase in ("Succeeded", "Failed") else None,

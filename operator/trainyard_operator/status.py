@@ -1,4 +1,8 @@
-"""The status that a pass arrives at, step by step from the last one, and how soon it has to be written."""
+"""The status that a pass arrives at, step by step from the last one, and how soon it has to be written.
+
+Whatever the cluster or a process said gets into a status, and from there into events, only through the
+methods of StatusDraft: they black out what looks like a secret, so that nobody else has to think of it.
+"""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -7,7 +11,8 @@ from typing import Any
 from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import ConditionStatus, derive_phase, find_condition, set_condition
 from trainyard_api.policy.ledger import add_attempt, add_stage
-from trainyard_api.status import Attempt, Failure, TrainingRunStatus
+from trainyard_api.redact import redact
+from trainyard_api.status import Attempt, Failure, Progress, TrainingRunStatus
 from trainyard_api.timestamps import format_timestamp
 from trainyard_operator.cluster import Object
 
@@ -97,7 +102,7 @@ class StatusDraft:
             kind,
             truth,
             reason,
-            message if len(message) <= MAXIMUM_MESSAGE else f"{message[: MAXIMUM_MESSAGE - 3]}...",
+            message if base is not None and message == base.message else _cleared(message),
             now=self.timestamp,
             observed_generation=self._generation,
         )
@@ -108,6 +113,10 @@ class StatusDraft:
         condition = find_condition(self._status.conditions, kind)
         if condition is not None and condition.status == "True":
             self.condition(kind, "False", reason, message)
+
+    def take_progress(self, progress: Progress) -> None:
+        """Show what the processes told."""
+        self.update(progress=progress.model_copy(update={"detail": redact(progress.detail)}))
 
     def open_attempt(self, stage: Stage, nodes: int) -> None:
         """Begin an attempt."""
@@ -142,6 +151,9 @@ class StatusDraft:
         self, outcome: str, exit_code: int, failure: Failure | None, accelerators_per_node: int
     ) -> None:
         """End the open attempt and account for it."""
+        if failure is not None:
+            cleared = {"message": redact(failure.message), "log_tail": redact(failure.log_tail)}
+            failure = failure.model_copy(update=cleared)
         self.change_attempt(finished_at=self.timestamp, outcome=outcome, exit_code=exit_code, failure=failure)
         account = add_attempt(self._status.accounting, self._status.attempts[-1], accelerators_per_node)
         self.update(accounting=account)
@@ -180,6 +192,12 @@ def status_patch(written: TrainingRunStatus, new: TrainingRunStatus) -> Object:
     held = written.model_dump(mode="json", by_alias=True, exclude_unset=True)
     wanted = new.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {"status": merge_patch(held, wanted)}
+
+
+def _cleared(message: str) -> str:
+    """A message without secrets, cut to what a condition holds; in this order, or a cut secret would stay."""
+    clean = redact(message)
+    return clean if len(clean) <= MAXIMUM_MESSAGE else f"{clean[: MAXIMUM_MESSAGE - 3]}..."
 
 
 def _decisions(status: TrainingRunStatus) -> tuple[object, ...]:

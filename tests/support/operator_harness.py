@@ -213,12 +213,20 @@ class World:
             and stage in ("", pod["metadata"]["labels"]["trainyard.dev/stage"])
         ]
 
-    def report(self, key: RunKey, attempt: int, step: int, checkpoint_step: int | None = None) -> None:
+    def report(
+        self, key: RunKey, attempt: int, step: int, checkpoint_step: int | None = None, detail: str = ""
+    ) -> None:
         """The trainer tells of its progress."""
         now = "2027-01-15T08:00:00Z"
         document: Object = {
             "attempt": attempt,
-            "progress": {"stage": "Train", "step": step, "totalSteps": 200, "updatedAt": now},
+            "progress": {
+                "stage": "Train",
+                "step": step,
+                "totalSteps": 200,
+                "detail": detail,
+                "updatedAt": now,
+            },
         }
         if checkpoint_step is not None:
             document["checkpoint"] = {"step": checkpoint_step, "uri": "file:///data/c", "committedAt": now}
