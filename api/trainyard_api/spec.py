@@ -38,7 +38,7 @@ class PretrainedModel(ApiModel):
     """A model stored as a Hugging Face folder."""
 
     uri: Uri
-    """Any fsspec URI of the folder (safetensors, never pickle), or hf://organisation/name@commit."""
+    """Its folder (safetensors, never pickle) by file, http(s), s3, gs or az URI; or hf://organisation/name@commit."""
 
 
 class Architecture(ApiModel):
@@ -87,7 +87,7 @@ class Tokenizer(ApiModel):
     train: TokenizerTraining | None = None
     """Train one on the run's text."""
     uri: Uri | None = None
-    """An existing one: fsspec URI of a tokenizer.json or of a folder that holds it."""
+    """An existing one: URI of a tokenizer.json or of its folder, by file, http(s), s3, gs, az or hf."""
 
 
 class Source(ApiModel):
@@ -96,7 +96,7 @@ class Source(ApiModel):
     name: DnsLabel
     """Name of the source in manifests, metrics and reports."""
     uri: Uri
-    """fsspec URI, or a glob of them, such as file:///data/*.jsonl.gz or s3://bucket/text/*.parquet."""
+    """file, http(s), s3, gs, az or hf URI, or a glob, such as file:///data/*.jsonl.gz or s3://bucket/text/*.parquet."""
     format: Literal["Text", "JsonLines", "CSV", "Parquet"]
     """Text, one JSON object per line, CSV with header, or Parquet; .gz, .bz2, .xz, .zst tell compression."""
     text_field: Annotated[str, Field(min_length=1, max_length=253)] = "text"
@@ -318,7 +318,7 @@ class Storage(ApiModel):
     volume_claim: VolumeClaim | None = None
     """A volume mounted in every pod. A laptop uses the folder given by --output."""
     uri: Uri | None = None
-    """Any fsspec URI."""
+    """A folder by URI; of URIs, file:/// with an absolute path works yet."""
 
 
 class Checkpoint(ApiModel):

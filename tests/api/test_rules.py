@@ -102,6 +102,44 @@ def test_source_uris_are_absolute_and_fit_their_format(uri, text_format, is_vali
             validate_document(document)
 
 
+STORED_MODELS = {
+    "spec.model.pretrained.uri": lambda uri: {"model": {"pretrained": {"uri": uri}}},
+    "spec.distillation.teacher.pretrained.uri": lambda uri: {
+        "pretraining": None,
+        "distillation": {"teacher": {"pretrained": {"uri": uri}}},
+    },
+}
+
+
+@pytest.mark.parametrize("path", STORED_MODELS)
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("file:///models/x", None),
+        (f"hf://org/name@{'0' * 40}", None),
+        ("hf://org/name@main", "named without its commit"),
+        ("HF://org/name", "named without its commit"),
+        ("models/x", "has no scheme"),
+        ("memory://x", "no place that a run reads from"),
+        ("https://user:secret@host/x", "holds a user name or password"),
+    ],
+)
+def test_a_stored_model_lies_where_a_run_reads_and_never_moves(uri, problem, path):
+    document = run_document(**STORED_MODELS[path](uri))
+    document["spec"] = {name: value for name, value in document["spec"].items() if value is not None}
+    found = [each for each in _problems_of(document) if each.path == path]
+    assert len(found) == (problem is not None)
+    assert all(problem in each.problem for each in found)
+
+
+def _problems_of(document):
+    try:
+        validate_document(document)
+    except InvalidRunError as error:
+        return error.problems
+    return ()
+
+
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.problem[:50])
 def test_a_rule_reads_fields_that_exist_and_its_cel_stands_at_a_node_that_exists(rule):
     tree = schema_tree(TrainingRun)

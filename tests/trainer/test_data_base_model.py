@@ -5,9 +5,17 @@ import re
 import shutil
 
 import fsspec
+import httpx2
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    BadRequestError,
+    DryRunError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionResolutionError,
+)
 from safetensors.torch import load_file, save_file
 
 from tests.support.base_models import start_from, store_model
@@ -408,11 +416,42 @@ def test_a_model_of_the_hub_with_code_is_refused_before_its_weights_are_fetched(
     assert all("model.safetensors" not in names for _, _, names, _ in hub.asked)
 
 
-def test_a_hub_that_cannot_be_reached_is_worth_a_retry_and_an_unknown_model_is_not(hub, tmp_path):
-    hub.failure = LocalEntryNotFoundError("no network")
-    with pytest.raises(TransientError, match="cannot be reached"):
+def error_from(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def answer(error_class, status):
+    """An error of the hub's client for the status of an answer."""
+    return error_class(
+        str(status), response=httpx2.Response(status, request=httpx2.Request("GET", "http://h"))
+    )
+
+
+HUB_FAILURES = {
+    "no connection": (
+        error_from(LocalEntryNotFoundError("x"), httpx2.ConnectError("refused")),
+        TransientError,
+        "cannot be reached",
+    ),
+    "no revision": (RevisionResolutionError("the Hub could not be reached"), TransientError, "be reached"),
+    "500": (answer(HfHubHTTPError, 500), TransientError, "cannot be reached"),
+    "429": (error_from(DryRunError("x"), answer(HfHubHTTPError, 429)), TransientError, "cannot be reached"),
+    "half a file": (OSError("Consistency check failed"), TransientError, "cannot be reached"),
+    "400": (error_from(DryRunError("x"), answer(BadRequestError, 400)), DataError, "no request"),
+    "401": (answer(HfHubHTTPError, 401), DataError, "may not be read"),
+    "403": (
+        error_from(LocalEntryNotFoundError("x"), answer(HfHubHTTPError, 403)),
+        DataError,
+        "may not be read",
+    ),
+    "404": (answer(RepositoryNotFoundError, 404), DataError, "shows no org/name"),
+}
+
+
+@pytest.mark.parametrize("name", HUB_FAILURES)
+def test_only_a_hub_that_cannot_be_reached_is_worth_a_retry(name, hub, tmp_path):
+    hub.failure, kind, told = HUB_FAILURES[name]
+    with pytest.raises(kind, match=told) as raised:
         run(hub_plan(tmp_path))
-    response = type("Response", (), {"headers": {}, "request": None, "status_code": 404})()
-    hub.failure = RepositoryNotFoundError("404", response=response)
-    with pytest.raises(DataError, match="shows no org/name"):
-        run(hub_plan(tmp_path))
+    assert raised.value.where == FIELD

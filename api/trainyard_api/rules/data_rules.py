@@ -1,13 +1,13 @@
 """Rules of sources, tokenizer and storage."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trainyard_api.names import File
 from trainyard_api.problems import Problem
 from trainyard_api.rules.rule import Check, Rule, predicate_rule
-from trainyard_api.spec import Source, TrainingRun
-from trainyard_api.uris import URI_CEL, URI_RULE, uri_problem
+from trainyard_api.spec import PretrainedModel, Source, TrainingRun, TrainingRunSpec
+from trainyard_api.uris import URI_CEL, URI_RULE, protocol_of, uri_problem
 
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _HUB_MODEL = r"^hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+@[0-9a-f]{40}$"
@@ -38,11 +38,46 @@ def _tokenizer_uri_problems(run: TrainingRun) -> Iterable[Problem]:
         yield from filter(None, [uri_problem("spec.tokenizer.uri", tokenizer.uri)])
 
 
-def _pretrained_uri_problems(run: TrainingRun) -> Iterable[Problem]:
-    """The same of the model to start from."""
-    pretrained = run.spec.model.pretrained
-    if pretrained is not None:
-        yield from filter(None, [uri_problem("spec.model.pretrained.uri", pretrained.uri)])
+def _base_model(spec: TrainingRunSpec) -> PretrainedModel | None:
+    """The stored model to start from."""
+    return spec.model.pretrained
+
+
+def _teacher(spec: TrainingRunSpec) -> PretrainedModel | None:
+    """The stored model to imitate."""
+    return spec.distillation.teacher.pretrained if spec.distillation is not None else None
+
+
+def _stored_model_rules(
+    node: str, model_of: Callable[[TrainingRunSpec], PretrainedModel | None]
+) -> tuple[Rule, Rule]:
+    """The URI of a stored model names a place that a run reads from, and on the hub a commit.
+
+    Args:
+        node: path of the model.
+        model_of: the model in a spec, where there is one.
+    """
+    path = f"{node}.uri"
+
+    def place_problems(run: TrainingRun) -> Iterable[Problem]:
+        model = model_of(run.spec)
+        return filter(None, [uri_problem(path, model.uri) if model is not None else None])
+
+    def names_commit(spec: TrainingRunSpec) -> bool:
+        model = model_of(spec)
+        if model is None or protocol_of(model.uri) != "hf":
+            return True
+        return bool(re.fullmatch(_HUB_MODEL, model.uri))
+
+    return _uri_rule(path, place_problems), predicate_rule(
+        path=path,
+        fields=(path,),
+        holds=names_commit,
+        problem="a model of the hub is named without its commit, and a branch moves while runs start again",
+        remedy="Write hf://organisation/name@ and the 40 hexadecimal digits of the commit",
+        node=node,
+        cel=f"!self.uri.matches('^(?i)hf://') || self.uri.matches('{_HUB_MODEL}')",
+    )
 
 
 def _reserved_name_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -157,7 +192,8 @@ DATA_RULES: tuple[Rule, ...] = (
     ),
     _uri_rule(f"{_SOURCES}.uri", _source_uri_problems),
     _uri_rule("spec.tokenizer.uri", _tokenizer_uri_problems),
-    _uri_rule("spec.model.pretrained.uri", _pretrained_uri_problems),
+    *_stored_model_rules("spec.model.pretrained", _base_model),
+    *_stored_model_rules("spec.distillation.teacher.pretrained", _teacher),
     predicate_rule(
         path="spec.tokenizer.train",
         fields=("spec.model.pretrained", "spec.model.fromRun", "spec.tokenizer.train"),
@@ -174,19 +210,6 @@ DATA_RULES: tuple[Rule, ...] = (
             "has(self.model.architecture) || !(has(self.model.pretrained) || has(self.model.fromRun)) || "
             "!has(self.tokenizer) || !has(self.tokenizer.train)"
         ),
-    ),
-    predicate_rule(
-        path="spec.model.pretrained.uri",
-        fields=("spec.model.pretrained.uri",),
-        holds=lambda spec: (
-            spec.model.pretrained is None
-            or not spec.model.pretrained.uri.startswith("hf://")
-            or bool(re.fullmatch(_HUB_MODEL, spec.model.pretrained.uri))
-        ),
-        problem="a model of the hub is named without its commit, and a branch moves while runs start again",
-        remedy="Write hf://organisation/name@ and the 40 hexadecimal digits of the commit",
-        node="spec.model.pretrained",
-        cel=f"!self.uri.startsWith('hf://') || self.uri.matches('{_HUB_MODEL}')",
     ),
     Rule(
         fields=(f"{_SOURCES}.uri", f"{_SOURCES}.format", f"{_SOURCES}.textField"),

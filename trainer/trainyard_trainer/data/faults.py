@@ -16,6 +16,7 @@ class Fault(StrEnum):
     TRANSIENT = "cannot be reached"
     ABSENT = "is not there"
     REFUSED = "may not be read"
+    REJECTED = "is no request that its server takes"
 
 
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
@@ -35,10 +36,12 @@ _CLASSES = {
         "ConnectionError",
         "HTTPClientError",  # botocore
         "IncompleteRead",  # http.client
+        "RevisionResolutionError",  # huggingface_hub: it could not be asked what a revision is
         "ServiceRequestError",  # azure
         "ServiceResponseError",  # azure
         "TimeoutError",
         "TransportError",  # google, httpx
+        "XetDownloadError",  # huggingface_hub
         "gaierror",
     },
     Fault.ABSENT: {"FileNotFoundError"},
@@ -49,6 +52,7 @@ _REMEDIES = {
     Fault.TRANSIENT: "Check the network and the server, and start the run again",
     Fault.ABSENT: "Correct the URI",
     Fault.REFUSED: "Give the processes credentials (or certificates) for it",
+    Fault.REJECTED: "Correct the URI, or copy the files to other storage",
 }
 
 
@@ -63,8 +67,8 @@ def fault_of(error: BaseException) -> Fault | None:
         status = _status(cause)
         if status in _TRANSIENT_STATUSES:
             return Fault.TRANSIENT
-        if status in _STATUSES:
-            return _STATUSES[status]
+        if status is not None:
+            return _STATUSES.get(status, Fault.REJECTED)
     names = {each.__name__ for cause in causes for each in type(cause).__mro__}
     found = next((fault for fault, classes in _CLASSES.items() if names & classes), None)
     return Fault.REFUSED if found is None and "PermissionError" in names else found

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from trainyard_api.errors import DataError, TransientError
 from trainyard_trainer.data.base_config import CONFIG, JSON_NAMES, MAXIMUM_JSON_BYTES, MAXIMUM_MODEL_BYTES
-from trainyard_trainer.data.faults import reading
+from trainyard_trainer.data.faults import fault_error, reading
 from trainyard_trainer.data.locations import identity_hash, open_location
 from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.steps import STORAGE_FULL
@@ -171,11 +171,16 @@ def _snapshot(repository: str, commit: str, names: list[str], **options: Any) ->
     """Call the hub's client.
 
     Raises:
-        DataError: there is no such model or commit, or this user may not read it.
+        DataError: there is no such model or commit, this user may not read it, or the request is none.
         TransientError: the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only such runs need it
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        RevisionResolutionError,
+        XetDownloadError,
+    )
 
     try:
         return snapshot_download(repository, revision=commit, allow_patterns=names, **options)
@@ -185,10 +190,10 @@ def _snapshot(repository: str, commit: str, names: list[str], **options: Any) ->
             f"the hub shows no {repository} at commit {commit} to this user",
             "Correct the name or the commit, or give the processes a token in HF_TOKEN",
         ) from error
-    except OSError as error:
-        if error.errno in STORAGE_FULL:
+    except (OSError, RevisionResolutionError, XetDownloadError) as error:
+        if isinstance(error, OSError) and error.errno in STORAGE_FULL:
             raise
-        raise TransientError(
+        raise fault_error(error, WHERE, f"{HUB}{repository}@{commit}") or TransientError(
             WHERE,
             f"the hub cannot be reached for {repository}: {error}",
             "Check the network, or name a folder of your storage",
