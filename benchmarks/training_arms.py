@@ -8,7 +8,7 @@ of wall time after a warm-up.
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,21 @@ from transformers import Trainer as HuggingFaceTrainer
 
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
 from trainyard_api.spec import TrainingRun
-from trainyard_trainer.batches import BatchSource, MicroBatch
+from trainyard_trainer.batches import Batch, Supply
 from trainyard_trainer.checkpoint import TrainState
 from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.data.prepare import prepare
 from trainyard_trainer.distributed import Ranks, join_gang
 from trainyard_trainer.methods.objective import build_objective
 from trainyard_trainer.models.language_model import LanguageModel
+from trainyard_trainer.network import build_network
 from trainyard_trainer.optimization.optimizers import build_optimizer
 from trainyard_trainer.progress import read_history
 from trainyard_trainer.recorder import StepFigures
 from trainyard_trainer.signals import StopRequest
 from trainyard_trainer.startup import Startup
-from trainyard_trainer.train import Trainer, build_language_model, run, set_up
+from trainyard_trainer.train import Trainer, run, set_up
+from trainyard_trainer.workload import language_model
 
 SEED = 7
 LEARNING_RATE = 1.0e-3
@@ -141,8 +143,8 @@ class PreparedWorkload:
     def language_model(self) -> LanguageModel:
         """The model that Trainyard trains, from random weights, without an engine."""
         objective = build_objective(self.plan.spec, self.data.manifest)
-        model = build_language_model(self.plan, self.data, objective, None)
-        return model.to(self.ranks.device)
+        network = build_network(self.plan, self.data, None)
+        return language_model(self.plan.spec, objective, network.model).to(self.ranks.device)
 
     def tokens_by_step(self) -> list[int]:
         """Useful tokens of every step of the last Trainyard run."""
@@ -273,7 +275,7 @@ def seconds_beside_a_bare_loop(
 def bare_step(
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    micro_batches: list[MicroBatch],
+    micro_batches: Sequence[Batch],
     device: torch.device,
 ) -> float:
     """One optimizer step with nothing but PyTorch; returns the mean loss, as a loop that logs would."""
@@ -289,7 +291,7 @@ def bare_step(
     return total
 
 
-def held_out_loss(trainer: Trainer, source: BatchSource, maximum_rows: int | None) -> float:
+def held_out_loss(trainer: Trainer, source: Supply, maximum_rows: int | None) -> float:
     """Loss of a trainer's model on the validation rows of a source, in nats per predicted token."""
     trainer.engine.eval()
     loss_sum, num_labels = 0.0, 0

@@ -171,7 +171,7 @@ def run_samples(
 
 def info_labels(run: TrainingRun) -> dict[str, str]:
     """The labels that tell what a run is: all that metrics need of its spec."""
-    pretraining, workers = run.spec.pretraining, run.spec.workers
+    pretraining, workers = run.spec.language_modeling, run.spec.workers
     return {
         "objective": pretraining.objective if pretraining is not None else "",
         "nodes": str(workers.nodes),

@@ -401,6 +401,16 @@ class TrainingRunSpec(ApiModel):
     ttl_seconds_after_finished: NonNegativeInt | None = None
     """Seconds after its end at which the resource is deleted. Not used on a laptop."""
 
+    @property
+    def language_modeling(self) -> Pretraining | None:
+        """What a language model is trained for, anew or further; None where the run has another task."""
+        if self.pretraining is not None:
+            return self.pretraining
+        tuning = self.fine_tuning
+        if tuning is None or tuning.objective is None or tuning.task != "ContinuedPretraining":
+            return None
+        return Pretraining(objective=tuning.objective, masking=tuning.masking)
+
 
 class Metadata(ApiModel):
     """The part of the Kubernetes metadata that Trainyard reads from a file."""

@@ -11,7 +11,7 @@ import torch
 from tests.support.base_models import stored_weights
 from tests.support.gang import run_gang
 from tests.support.local_runs import write_excerpt
-from tests.support.minilm import minilm_folder
+from tests.support.published_models import minilm_folder
 from tests.support.runs import prepared_plan, run_of, write_plan
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.export import export

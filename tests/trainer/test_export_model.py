@@ -97,7 +97,7 @@ def make_run(tmp_path, monkeypatch):
             ),
         )
         prepared = SimpleNamespace(manifest=manifest, tokenizer_folder=tokenizer_folder)
-        monkeypatch.setattr(export_module, "open_prepared", lambda _folder: prepared)
+        monkeypatch.setattr(export_module, "open_workload", lambda _plan: SimpleNamespace(data=prepared))
         config = build_config(
             Architecture(**architecture), vocabulary_size=num_entries, pad_token_id=0, objective=objective
         )

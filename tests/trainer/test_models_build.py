@@ -118,7 +118,8 @@ def test_the_rows_of_document_borders_are_trained_whatever_pads(pad_token_id):
     )
     spec = SimpleNamespace(
         model=SimpleNamespace(architecture=Architecture(preset="llama-tiny")),
-        pretraining=SimpleNamespace(objective="CausalLM"),
+        language_modeling=SimpleNamespace(objective="CausalLM"),
+        fine_tuning=None,
     )
     data = SimpleNamespace(manifest=SimpleNamespace(base_model=None, tokenizer=tokenizer))
     model = build_model(model_config(spec, data), "CausalLM", seed=1)

@@ -109,7 +109,8 @@ def test_an_unread_tokenizer_is_assumed_and_said_to_be():
 
 def test_a_run_without_an_architecture_has_no_estimate():
     plan = plan_of("bert-mini", "MaskedLM")
-    spec = plan.spec.model_copy(update={"pretraining": None})
+    model = plan.spec.model.model_copy(update={"architecture": None})
+    spec = plan.spec.model_copy(update={"model": model})
     with pytest.raises(ConfigurationError, match=r"spec\.model\.architecture"):
         estimate(plan.model_copy(update={"spec": spec}))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,42 @@ LENGTH_MULTIPLE = 8
 """Rows are padded to a multiple of this many tokens, which matrix units prefer."""
 
 Stream = Literal["train", "evaluation"]
+
+
+class Batch(Protocol):
+    """What the training loop knows of the arguments of one forward pass.
+
+    Attributes:
+        num_labels: predictions to make.
+        num_tokens: tokens, padding not counted.
+        num_positions: positions, padding counted.
+        first_row: number of its first row in the stream of all rows, which seeds dropout.
+        loss_weight: weight of its predictions, by whose sum over a step the loss is divided.
+    """
+
+    @property
+    def num_labels(self) -> int: ...  # noqa: D102 - see the class
+    @property
+    def num_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def num_positions(self) -> int: ...  # noqa: D102
+    @property
+    def first_row(self) -> int: ...  # noqa: D102
+    @property
+    def loss_weight(self) -> float: ...  # noqa: D102
+
+    def model_arguments(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """The tensors that the model's forward takes, in its order."""
+
+
+class Supply(Protocol):
+    """The batches of one rank, each a pure function of its step."""
+
+    def step_batches(self, step: int) -> Sequence[Batch]:
+        """The batches of optimizer step `step`, counted from 0."""
+
+    def evaluation_batches(self, maximum_rows: int | None) -> Iterator[Batch]:
+        """The batches of one evaluation; every rank gets the same number of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +93,11 @@ class MicroBatch:
     def num_labels(self) -> int:
         """Predictions to make."""
         return self.labels.numel()
+
+    @property
+    def loss_weight(self) -> float:
+        """What the summed loss is divided by: every prediction weighs the same."""
+        return float(self.num_labels)
 
     def model_arguments(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """The tensors that `LanguageModel.forward` takes, in its order."""
@@ -202,13 +243,13 @@ def _without_labels(batch: MicroBatch) -> MicroBatch:
 class Prefetcher:
     """Assembles the next step's micro-batches in a thread while the current step computes."""
 
-    def __init__(self, source: BatchSource, first_step: int) -> None:
+    def __init__(self, source: Supply, first_step: int) -> None:
         self._source = source
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._step = first_step
-        self._pending: Future[list[MicroBatch]] = self._executor.submit(source.step_batches, first_step)
+        self._pending: Future[Sequence[Batch]] = self._executor.submit(source.step_batches, first_step)
 
-    def next_step(self) -> list[MicroBatch]:
+    def next_step(self) -> Sequence[Batch]:
         """The micro-batches of the next step, in the order of steps."""
         batches = self._pending.result()
         self._step += 1

@@ -35,6 +35,7 @@ from trainyard_trainer.distributed import Ranks
 from trainyard_trainer.engine import Engine
 from trainyard_trainer.engine_state import (
     WEIGHT,
+    frozen_parameters,
     group_steps,
     loss_scale,
     optimizer_tensors,
@@ -108,7 +109,9 @@ class CheckpointManifest(ApiModel):
     loss_scale: float | None = None
     """Dynamic loss scale under FP16."""
     parameters: dict[str, list[int]]
-    """Shape of every parameter, tied ones once."""
+    """Shape of every parameter that trains, tied ones once."""
+    frozen: tuple[str, ...] = ()
+    """Names of the parameters that keep their values, ascending; their values are not stored."""
     files: list[CheckpointFile]
     """The files, by rank."""
 
@@ -269,7 +272,9 @@ class PieceReader:
 
 
 def load_model_weights(checkpoint: CommittedCheckpoint) -> dict[str, torch.Tensor]:
-    """All weights of a committed checkpoint in fp32 by their Transformers names, tied ones once.
+    """The weights of a committed checkpoint in fp32 by their Transformers names, tied ones once.
+
+    Frozen ones are not among them.
 
     Raises:
         DataError: weights are missing.
@@ -333,6 +338,7 @@ def save_checkpoint(  # noqa: PLR0913 - what a manifest states
         group_steps=group_steps(engine),
         loss_scale=loss_scale(engine),
         parameters=shapes,
+        frozen=frozen_parameters(engine),
         files=[],
     )
     if ranks.is_first:

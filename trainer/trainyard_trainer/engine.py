@@ -1,25 +1,31 @@
 """The DeepSpeed engine of a run: its configuration, and the few calls the training loop makes."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRunSpec
-from trainyard_trainer.batches import MicroBatch
+from trainyard_trainer.batches import Batch
 from trainyard_trainer.distributed import Ranks
-from trainyard_trainer.models.language_model import LanguageModel
+from trainyard_trainer.models.layers import is_adapter_parameter
 from trainyard_trainer.optimization.optimizers import build_optimizer
+from trainyard_trainer.optimization.parameter_groups import Pace, group_learning_rate
 
 SMALL_MODEL_BUCKET_ELEMENTS = 50_000_000
 """Elements per communication bucket; DeepSpeed's 5e8 would hold 2 GB whatever the model's size."""
 
 UNUSED_KERNEL = "deepspeed_shm_comm"
 """An all-reduce for inference that DeepSpeed compiles when it starts on a CPU; training never calls it."""
+
+MODEL_PREFIX = "model."
+"""What stands before the Transformers names of the parameters of a `LanguageModel` or `TaskModel`."""
 
 COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16, "FP32": torch.float32}
 
@@ -121,21 +127,21 @@ class Engine:
     zero_stage: int
     gradient_clipping: float
 
-    def backward(self, loss_sum: torch.Tensor, num_labels_of_step: int) -> None:
+    def backward(self, loss_sum: torch.Tensor, weight_of_step: float) -> None:
         """Add the gradient of a micro-batch's share of the step's mean loss.
 
-        DeepSpeed averages gradients over ranks, so each rank's sum is divided by the predictions of all ranks
-        and all micro-batches and multiplied by the number of ranks (the mean over a whole step does not
-        depend on its division).
+        DeepSpeed averages gradients over ranks, so each rank's sum is divided by the weight of the
+        predictions of all ranks and all micro-batches (without class weights their number) and multiplied by
+        the number of ranks; the mean over a whole step does not depend on its division.
         """
-        share = loss_sum * (self.ranks.world_size / num_labels_of_step)
+        share = loss_sum * (self.ranks.world_size / weight_of_step)
         self.deepspeed_engine.backward(share, scale_wrt_gas=False)
 
-    def forward(self, batch: MicroBatch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> torch.Tensor:
         """The summed loss of a micro-batch."""
         return self.deepspeed_engine(*batch.model_arguments(self.ranks.device))  # type: ignore[no-any-return]
 
-    def predict(self, batch: MicroBatch) -> torch.Tensor:
+    def predict(self, batch: Batch) -> torch.Tensor:
         """The logits of a micro-batch of a task, through the engine, so that precision and ZeRO apply."""
         arguments = batch.model_arguments(self.ranks.device)
         return self.deepspeed_engine(*arguments, predict=True)  # type: ignore[no-any-return]
@@ -155,10 +161,10 @@ class Engine:
         """L2 norm of the last step's gradient before clipping (ZeRO 1 to 3)."""
         return float(self.deepspeed_engine.get_global_grad_norm())
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the rate of the next optimizer step."""
+    def set_learning_rate(self, learning_rate: float, step: int) -> None:
+        """Set the rate of each group for optimizer step `step`, counted from 0."""
         for group in self.deepspeed_engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = group_learning_rate(group, learning_rate, step)
 
     def train(self) -> None:
         """Turn dropout on."""
@@ -169,8 +175,16 @@ class Engine:
         self.deepspeed_engine.eval()
 
 
-def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
+def build_engine(
+    plan: RunPlan, model: nn.Module, ranks: Ranks, paces: Mapping[str, Pace] | None = None
+) -> Engine:
     """Wrap a model that holds the same weights on every rank.
+
+    Args:
+        plan: the run.
+        model: a `LanguageModel` or `TaskModel`, whose frozen parameters need no gradient.
+        ranks: the gang.
+        paces: how fast parameters train, by their names in the Transformers model.
 
     Raises:
         ConfigurationError: DeepSpeed does not take a value of `spec.deepspeed.config`.
@@ -182,8 +196,14 @@ def build_engine(plan: RunPlan, model: LanguageModel, ranks: Ranks) -> Engine:
     deepspeed.ops.__compatible_ops__[UNUSED_KERNEL] = False
     config = engine_config(plan)
     check_deepspeed_config(config)
-    optimizer = build_optimizer(model.named_parameters(), plan.spec.training.optimizer)
+    named = ((name.removeprefix(MODEL_PREFIX), parameter) for name, parameter in model.named_parameters())
+    optimizer = build_optimizer(named, plan.spec.training.optimizer, paces)
     model.to(ranks.device)
+    if plan.zero_stage == 3 and any(is_adapter_parameter(name) for name, _ in model.named_parameters()):
+        from trainyard_trainer.models.adapters import borrowed_parameters  # noqa: PLC0415 - slow to import
+
+        for module, parameter in borrowed_parameters(model):
+            deepspeed.zero.register_external_parameter(module, parameter)
     deepspeed_engine, _, _, _ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=config, dist_init_required=False
     )

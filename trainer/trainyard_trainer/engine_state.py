@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainyard_trainer.engine import Engine
+from trainyard_trainer.engine import MODEL_PREFIX, Engine
 
 WEIGHT = "weight"
 """Kind of the pieces that hold fp32 weights; other kinds are names of optimizer state, such as exp_avg."""
@@ -46,11 +46,23 @@ class Piece:
 
 
 def parameter_shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its name in the Transformers model, tied ones once."""
+    """Shape of every parameter that trains by its name in the Transformers model, tied ones once."""
     return {
         name: tuple(getattr(parameter, "ds_shape", parameter.shape))
         for name, parameter in _parameters(engine)
     }
+
+
+def frozen_parameters(engine: Engine) -> tuple[str, ...]:
+    """Names of the parameters that keep their values, ascending."""
+    module = engine.deepspeed_engine.module
+    return tuple(
+        sorted(
+            name.removeprefix(MODEL_PREFIX)
+            for name, parameter in module.named_parameters()
+            if not parameter.requires_grad
+        )
+    )
 
 
 def pieces(engine: Engine) -> Iterator[Piece]:
@@ -72,8 +84,10 @@ def owned_pieces(engine: Engine) -> Iterator[Piece]:
 
 
 def _parameters(engine: Engine) -> Iterator[tuple[str, Any]]:
+    """Those that train: DeepSpeed keeps neither master weights nor optimizer state of others."""
     for name, parameter in engine.deepspeed_engine.module.named_parameters():
-        yield name.removeprefix("model."), parameter
+        if parameter.requires_grad:
+            yield name.removeprefix(MODEL_PREFIX), parameter
 
 
 def _whole_pieces(engine: Engine) -> Iterator[Piece]:

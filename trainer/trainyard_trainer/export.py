@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from trainyard_api.errors import ConfigurationError, DataError, StorageFullError
+from trainyard_api.errors import DataError, StorageFullError
 from trainyard_api.plan import RunPlan
 from trainyard_api.status import ModelStatus
 from trainyard_trainer.checkpoint import (
@@ -20,15 +20,13 @@ from trainyard_trainer.checkpoint import (
     committed_at_step,
     damage,
     latest_committed,
-    load_model_weights,
 )
 from trainyard_trainer.checkpoint_steps import MANIFEST
-from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.evaluation.evaluator import keeps_best
+from trainyard_trainer.export_weights import TrainedAdapter, trained_weights
 from trainyard_trainer.model_card import render_model_card
-from trainyard_trainer.models.build import AUTO_CLASSES
-from trainyard_trainer.models.families import Objective
-from trainyard_trainer.models.pretrained import model_config
+from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, model_kind
+from trainyard_trainer.models.pretrained import ModelData, model_config
 from trainyard_trainer.progress import timestamp, write_json_atomically, write_text_atomically
 from trainyard_trainer.task_result import TaskResult, read_task_result
 from trainyard_trainer.training_record import (
@@ -45,6 +43,7 @@ from trainyard_trainer.training_record import (
     sha256_of,
     source_commit,
 )
+from trainyard_trainer.workload import open_workload
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -71,12 +70,14 @@ class ModelToExport:
 
     config: PreTrainedConfig
     """The architecture."""
-    objective: Objective
+    kind: ModelKind
     """Decides the class that loads it."""
     weights: dict[str, torch.Tensor]
     """fp32 weights by their Transformers names, tied ones once."""
     tokenizer_folder: Path
     """The tokenizer it was trained with."""
+    adapter: TrainedAdapter | None = None
+    """The adapter that was trained, stored alone too."""
 
 
 def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelStatus:
@@ -90,11 +91,8 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
         DataError: there is no committed checkpoint, it is damaged, or the tokenizer does not fit.
         StorageFullError: no space is left.
     """
-    pretraining = plan.spec.pretraining
-    if pretraining is None:
-        raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
     checkpoint = _sound_checkpoint(Path(plan.paths.checkpoints), best=keeps_best(plan.spec))
-    data = open_prepared(Path(plan.paths.run_folder))
+    data = open_workload(plan).data
     folder = Path(plan.paths.model)
     manifest_sha256 = sha256_of(checkpoint.path / MANIFEST)
     key = export_key(plan.spec, data.manifest.hash, manifest_sha256)
@@ -104,7 +102,7 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
 
     # A stage tells its progress in progress.json; bars of Transformers would only fill its log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    weights = load_model_weights(checkpoint)
+    weights = trained_weights(plan, data, checkpoint)
     config = model_config(plan.spec, data, special_token_ids(data.tokenizer_folder))
     record = _record(
         plan,
@@ -112,10 +110,12 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
         checkpoint,
         key=key,
         manifest_sha256=manifest_sha256,
-        num_parameters=sum(tensor.numel() for tensor in weights.values()),
+        num_parameters=sum(tensor.numel() for tensor in weights.model.values()),
         now=clock(),
     )
-    model = ModelToExport(config, pretraining.objective, weights, data.tokenizer_folder)
+    model = ModelToExport(
+        config, model_kind(plan.spec), weights.model, data.tokenizer_folder, weights.adapter
+    )
     return _status(folder, write_model_folder(folder, model, record))
 
 
@@ -146,7 +146,7 @@ def _sound_checkpoint(folder: Path, *, best: bool) -> CommittedCheckpoint:
 
 def _record(  # noqa: PLR0913 - the record brings everything about a model together
     plan: RunPlan,
-    data: PreparedData,
+    data: ModelData,
     checkpoint: CommittedCheckpoint,
     *,
     key: str,
@@ -158,7 +158,7 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
     return TrainingRecord(
         key=key,
         run=plan.name,
-        objective=plan.spec.pretraining.objective if plan.spec.pretraining else "",
+        objective=plan.spec.language_modeling.objective if plan.spec.language_modeling else "",
         parameters=num_parameters,
         steps=state.step,
         tokens=state.tokens,
@@ -181,7 +181,7 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
     )
 
 
-def _base(run_folder: Path, data: PreparedData) -> RecordedBase | None:
+def _base(run_folder: Path, data: ModelData) -> RecordedBase | None:
     """Where the first weights came from; the run folder tells which of them the stored model lacked."""
     base = data.manifest.base_model
     if base is None:
@@ -231,7 +231,8 @@ def write_model_folder(folder: Path, model: ModelToExport, record: TrainingRecor
     try:
         _write_files(temporary, model, record)
         verify_model_folder(temporary, model)
-        names = sorted(path.name for path in temporary.iterdir())
+        files = (path for path in temporary.rglob("*") if path.is_file())
+        names = sorted(path.relative_to(temporary).as_posix() for path in files)
         complete = record.model_copy(
             update={"files": {name: describe_file(temporary / name) for name in names}}
         )
@@ -254,6 +255,8 @@ def _write_files(folder: Path, model: ModelToExport, record: TrainingRecord) -> 
     for name in TOKENIZER_FILES:
         if (model.tokenizer_folder / name).is_file():
             shutil.copyfile(model.tokenizer_folder / name, folder / name)
+    if model.adapter is not None:
+        model.adapter.save(folder)
     weights_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_text_atomically(folder / MODEL_CARD, render_model_card(record, weights_bytes=weights_bytes))
 
@@ -265,7 +268,7 @@ def _network(model: ModelToExport) -> PreTrainedModel:
         DataError: the checkpoint belongs to another architecture.
     """
     with torch.device("meta"):
-        network: PreTrainedModel = AUTO_CLASSES[model.objective].from_config(  # type: ignore[no-untyped-call]
+        network: PreTrainedModel = AUTO_CLASSES[model.kind].from_config(  # type: ignore[no-untyped-call]
             model.config, dtype=torch.float32
         )
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -281,7 +284,7 @@ def _network(model: ModelToExport) -> PreTrainedModel:
     missing = [name for name, parameter in network.named_parameters() if parameter.is_meta]
     if missing:
         raise DataError("checkpoint", f"it lacks weights: {missing[:3]}", "Export an undamaged checkpoint")
-    if model.objective == "CausalLM":
+    if model.kind == "CausalLM":
         network.generation_config = GenerationConfig.from_model_config(model.config)
     return network
 
@@ -293,7 +296,7 @@ def verify_model_folder(folder: Path, model: ModelToExport) -> None:
         DataError: keys are missing or unexpected, a weight differs, ties are lost, or the tokenizer does not
         fit.
     """
-    loaded, info = AUTO_CLASSES[model.objective].from_pretrained(
+    loaded, info = AUTO_CLASSES[model.kind].from_pretrained(
         folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
     )
     remedy = "This is a fault of the export; the checkpoint is intact"
@@ -304,8 +307,9 @@ def verify_model_folder(folder: Path, model: ModelToExport) -> None:
     changed = [name for name, tensor in model.weights.items() if not torch.equal(state[name], tensor)]
     if changed:
         raise DataError(str(folder), f"weights changed on the way: {changed[:3]}", remedy)
-    tied = loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
-    if tied != model.config.tie_word_embeddings:
+    head = loaded.get_output_embeddings()
+    tied = head is not None and head.weight is loaded.get_input_embeddings().weight
+    if head is not None and tied != model.config.tie_word_embeddings:
         raise DataError(str(folder), "tied embeddings were not restored as they were", remedy)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if len(tokenizer) > model.config.vocab_size:
@@ -318,7 +322,7 @@ def verify_model_folder(folder: Path, model: ModelToExport) -> None:
 
 def _replace_folder(temporary: Path, folder: Path) -> None:
     """Put a finished folder in its place; after a crash in between, the next export makes it again."""
-    for path in (*temporary.iterdir(), temporary):
+    for path in (*temporary.rglob("*"), temporary):
         _sync(path)
     if folder.exists():
         shutil.rmtree(folder)

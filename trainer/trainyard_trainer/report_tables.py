@@ -102,8 +102,9 @@ def run_table(facts: RunFacts) -> Table:
         )
     elif start := starting_model(spec.model):
         rows.insert(1, ["starts from", start])
-    if spec.pretraining and spec.pretraining.objective == "MaskedLM":
-        masking = spec.pretraining.masking
+    modeling = spec.language_modeling
+    if modeling is not None and modeling.objective == "MaskedLM":
+        masking = modeling.masking
         shares = [f"{100 * share:g} %" for share in (masking.probability, masking.evaluation_probability)]
         rows.append(["masking", f"{shares[0]} by {masking.strategy}, {shares[1]} in evaluation"])
     if spec.fine_tuning:

@@ -92,7 +92,6 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     Raises:
         TrainyardError: what is wrong with a source, or with the schedule on this much data.
     """
-    from trainyard_trainer.data.dataset import open_prepared  # noqa: PLC0415 - after the signal handler
     from trainyard_trainer.data.prepare import prepare  # noqa: PLC0415 - after the signal handler
 
     die_with_runner()
@@ -106,11 +105,25 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     write_lines_at_once()
     with explained(os.environ), recorded(Path(plan.paths.logs), Stage.PREPARE):
         prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
-        rows = open_prepared(run_folder).train
-        # Here, before accelerators are held for a run that cannot train.
-        checked_steps(plan.spec.training, num_rows=len(rows), num_tokens=rows.num_tokens)
+        check_budget(plan)
     finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
+
+
+def check_budget(plan: RunPlan) -> None:
+    """Refuse a schedule that does not fit the data, before accelerators are held for a run that cannot train.
+
+    Raises:
+        TrainyardError: it needs more steps than there are, or the data was damaged.
+    """
+    from trainyard_trainer.data.dataset import open_prepared  # noqa: PLC0415 - after the signal handler
+    from trainyard_trainer.data.labelled.dataset import open_labelled  # noqa: PLC0415
+    from trainyard_trainer.data.labelled.task import labelled_task  # noqa: PLC0415
+
+    run_folder = Path(plan.paths.run_folder)
+    is_labelled = labelled_task(plan.spec) is not None
+    rows = open_labelled(run_folder).train if is_labelled else open_prepared(run_folder).train
+    checked_steps(plan.spec.training, num_rows=len(rows), num_tokens=rows.num_tokens)
 
 
 def cores_of(plan: RunPlan) -> int:

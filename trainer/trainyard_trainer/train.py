@@ -7,10 +7,9 @@ numbers of TrainState.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 import torch
@@ -19,20 +18,19 @@ from trainyard_api.errors import DataError, DivergedError
 from trainyard_api.names import ExitCode
 from trainyard_api.plan import RunPlan
 from trainyard_api.task_metrics import LOSS
-from trainyard_trainer.batches import BatchSource, MicroBatch, Prefetcher
+from trainyard_trainer.batches import Batch, Prefetcher, Supply
 from trainyard_trainer.checkpoint import (
     CommittedCheckpoint,
     TrainState,
     amend_checkpoint,
     delete_old_checkpoints,
     is_committed,
-    load_model_weights,
     restore_engine,
     save_checkpoint,
 )
-from trainyard_trainer.data.dataset import PreparedData, open_prepared
+from trainyard_trainer.data.manifest import DataManifest
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
-from trainyard_trainer.engine import COMPUTE_DTYPES, Engine, build_engine, check_precision
+from trainyard_trainer.engine import Engine, build_engine, check_precision
 from trainyard_trainer.evaluation.evaluator import (
     Examination,
     TaskEvaluator,
@@ -40,16 +38,14 @@ from trainyard_trainer.evaluation.evaluator import (
     keeps_best,
     measure_loss,
 )
-from trainyard_trainer.methods.objective import Objective, build_objective
-from trainyard_trainer.models.build import build_model
-from trainyard_trainer.models.language_model import LanguageModel
-from trainyard_trainer.models.pretrained import load_base_model, model_config
+from trainyard_trainer.network import build_network
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
 from trainyard_trainer.recorder import Recorder, StepFigures
 from trainyard_trainer.resume import agree_on_checkpoint, resumed_state
 from trainyard_trainer.signals import StopRequest
 from trainyard_trainer.startup import Startup
+from trainyard_trainer.workload import open_workload
 
 
 def train(plan: RunPlan, *, stop: StopRequest, clock: Callable[[], float] = time.time) -> ExitCode:
@@ -86,7 +82,7 @@ class Trainer:
     plan: RunPlan
     ranks: Ranks
     engine: Engine
-    source: BatchSource
+    source: Supply
     recorder: Recorder
     stop: StopRequest
     startup: Startup
@@ -108,17 +104,16 @@ def set_up(
     """Open the data, build the model and its engine, and resume from the newest sound checkpoint."""
     spec = plan.spec
     recorder = Recorder(Path(plan.paths.run_folder) if ranks.is_first else None, plan.attempt, clock)
-    data = open_prepared(Path(plan.paths.run_folder))
-    objective = build_objective(spec, data.manifest)
-    num_steps = checked_steps(spec.training, num_rows=len(data.train), num_tokens=data.train.num_tokens)
+    workload = open_workload(plan)
+    num_steps = checked_steps(spec.training, num_rows=workload.num_rows, num_tokens=workload.num_tokens)
     startup.mark("dataSeconds")
 
     checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
-    check_data(checkpoint, data)
-    model = build_language_model(plan, data, objective, checkpoint, recorder)
+    check_data(checkpoint, workload.data.manifest)
+    network = build_network(plan, workload.data, checkpoint, recorder)
     startup.mark("modelSeconds")
 
-    engine = build_engine(plan, model, ranks)
+    engine = build_engine(plan, workload.model(network.model), ranks, network.adapted.paces)
     if checkpoint is not None:
         restore_engine(engine, checkpoint)
         recorder.resumed(checkpoint)
@@ -128,73 +123,31 @@ def set_up(
         plan=plan,
         ranks=ranks,
         engine=engine,
-        source=BatchSource(
-            train=data.train,
-            validation=data.validation,
-            objective=objective,
-            batch=plan.batch,
-            rank=ranks.rank,
-            seed=spec.training.seed,
-            pad_token_id=data.manifest.tokenizer.pad_token_id,
-            isolate_documents=spec.data.packing.isolate_documents,
-        ),
+        source=workload.supply(ranks.rank),
         recorder=recorder,
         stop=stop,
         startup=startup,
         state=resumed_state(checkpoint, ranks, recorder, keeps_best=keeps_best(spec)),
-        data_hash=data.manifest.hash,
+        data_hash=workload.data.manifest.hash,
         planned_steps=num_steps,
-        evaluator=build_evaluator(spec, ()),
+        evaluator=build_evaluator(spec, workload.labels),
         clock=clock,
     )
 
 
-def check_data(checkpoint: CommittedCheckpoint | None, data: PreparedData) -> None:
+def check_data(checkpoint: CommittedCheckpoint | None, manifest: DataManifest) -> None:
     """Refuse to resume on other data: row i would be another row.
 
     Raises:
         DataError: the checkpoint was trained on other data.
     """
-    if checkpoint is not None and checkpoint.manifest.data_hash != data.manifest.hash:
+    if checkpoint is not None and checkpoint.manifest.data_hash != manifest.hash:
         raise DataError(
             str(checkpoint.path),
             f"it was trained on data {checkpoint.manifest.data_hash[:12]}, and the sources (or the model to "
-            f"start from) now give {data.manifest.hash[:12]}",
+            f"start from) now give {manifest.hash[:12]}",
             "Restore them, or start a run of another name",
         )
-
-
-def build_language_model(
-    plan: RunPlan,
-    data: PreparedData,
-    objective: Objective,
-    checkpoint: CommittedCheckpoint | None,
-    recorder: Recorder | None = None,
-) -> LanguageModel:
-    """The model with the same weights on every rank: from the checkpoint, a stored model, or the seed."""
-    spec, base = plan.spec, data.manifest.base_model
-    kind: Literal["MaskedLM", "CausalLM"] = "CausalLM" if objective.causal else "MaskedLM"
-    if checkpoint is None and base is not None:
-        loaded = load_base_model(plan, data, base, kind)
-        model = loaded.model
-        if recorder is not None:
-            recorder.started_from(base.run or base.uri, loaded.record(base.hash))
-    else:
-        model = build_model(model_config(spec, data), kind, seed=spec.training.seed)
-    if checkpoint is not None:
-        # Tied weights are stored once, so names are missing; unexpected ones would be another model.
-        _, unexpected = model.load_state_dict(load_model_weights(checkpoint), strict=False)
-        if unexpected:
-            raise DataError(
-                str(checkpoint.path), f"unknown weights {unexpected[:3]}", "Use the run's own folder"
-            )
-        model.tie_weights()
-    return LanguageModel(
-        model,
-        causal=objective.causal,
-        isolate_documents=spec.data.packing.isolate_documents,
-        mask_dtype=COMPUTE_DTYPES[spec.training.precision],
-    )
 
 
 def run(trainer: Trainer) -> ExitCode:
@@ -218,9 +171,9 @@ def run(trainer: Trainer) -> ExitCode:
                 break
 
             learning_rate = step_learning_rate(trainer, counts.total_steps)
-            trainer.engine.set_learning_rate(learning_rate)
-            loss_sum, gradient_norm = optimizer_step(trainer, micro_batches, counts.num_labels)
-            loss = trainer.ranks.sums([loss_sum])[0] / counts.num_labels
+            trainer.engine.set_learning_rate(learning_rate, trainer.state.step)
+            loss_sum, gradient_norm = optimizer_step(trainer, micro_batches, counts.loss_weight)
+            loss = trainer.ranks.sums([loss_sum])[0] / counts.loss_weight
             step_seconds = time.perf_counter() - started
             trainer.state = advance(trainer.state, counts, step_seconds)
             check_finite(trainer, loss, gradient_norm)
@@ -249,7 +202,7 @@ def run(trainer: Trainer) -> ExitCode:
 class StepCounts:
     """What all ranks agree on before a step."""
 
-    num_labels: int
+    loss_weight: float
     num_tokens: int
     num_positions: int
     total_steps: int
@@ -257,15 +210,15 @@ class StepCounts:
     finished: bool
 
 
-def agree_on_step(trainer: Trainer, micro_batches: list[MicroBatch]) -> StepCounts:
+def agree_on_step(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepCounts:
     """One collective per step: counts to divide by, whether to stop, whether the budget is spent.
 
     Rank 0's clock decides a wall-clock budget, so that no two ranks disagree on the last step.
     """
     state, budget = trainer.state, trainer.plan.spec.training.budget
-    labels, tokens, positions, stops, elapsed_seconds = trainer.ranks.sums(
+    weight, tokens, positions, stops, elapsed_seconds = trainer.ranks.sums(
         [
-            sum(batch.num_labels for batch in micro_batches),
+            sum(batch.loss_weight for batch in micro_batches),
             sum(batch.num_tokens for batch in micro_batches),
             sum(batch.num_positions for batch in micro_batches),
             float(trainer.stop.requested),
@@ -283,7 +236,7 @@ def agree_on_step(trainer: Trainer, micro_batches: list[MicroBatch]) -> StepCoun
     if trainer.evaluator is not None:
         finished = finished or trainer.evaluator.has_stopped_improving(state.selection)
     return StepCounts(
-        num_labels=max(1, round(labels)),
+        loss_weight=weight or 1.0,
         num_tokens=round(tokens),
         num_positions=round(positions),
         total_steps=max(state.step, total_steps or 1),
@@ -299,7 +252,9 @@ def step_learning_rate(trainer: Trainer, total_steps: int) -> float:
     return training.optimizer.learning_rate * factor
 
 
-def optimizer_step(trainer: Trainer, micro_batches: list[MicroBatch], num_labels: int) -> tuple[float, float]:
+def optimizer_step(
+    trainer: Trainer, micro_batches: Sequence[Batch], loss_weight: float
+) -> tuple[float, float]:
     """Forward, backward and update; this rank's summed loss and the gradient norm before clipping."""
     engine = trainer.engine
     loss_sum = torch.zeros((), device=trainer.ranks.device)
@@ -307,7 +262,7 @@ def optimizer_step(trainer: Trainer, micro_batches: list[MicroBatch], num_labels
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(trainer.plan.spec.training.seed, batch.first_row))
         loss = engine.forward(batch)
-        engine.backward(loss, num_labels)
+        engine.backward(loss, loss_weight)
         loss_sum += loss.detach()
         if index == len(micro_batches) - 1:
             clipped_norm = engine.clip_at_stage_0()

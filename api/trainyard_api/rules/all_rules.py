@@ -1,5 +1,6 @@
 """Every rule of the API; the trainer adds its own (presets, model positions) when it validates."""
 
+from trainyard_api.rules.adaptation_rules import ADAPTATION_RULES
 from trainyard_api.rules.data_rules import DATA_RULES
 from trainyard_api.rules.labelled_data_rules import LABELLED_DATA_RULES
 from trainyard_api.rules.rule import Rule
@@ -14,6 +15,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *TRAINING_RULES,
     *DATA_RULES,
     *LABELLED_DATA_RULES,
+    *ADAPTATION_RULES,
     *TASK_EVALUATION_RULES,
     *WORKER_RULES,
     *UNSUPPORTED_RULES,

@@ -17,9 +17,10 @@ def _unsupported(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], 
 
 
 UNSUPPORTED_RULES: tuple[Rule, ...] = (
-    _unsupported("spec.fineTuning", "Use pretraining in this version", lambda spec: spec.fine_tuning is None),
     _unsupported(
-        "spec.distillation", "Use pretraining in this version", lambda spec: spec.distillation is None
+        "spec.distillation",
+        "Use pretraining or fineTuning in this version",
+        lambda spec: spec.distillation is None,
     ),
     _unsupported(
         "spec.data.preparation.deduplicate.near",

@@ -23,9 +23,9 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     counts = agree_on_step(trainer, micro_batches)
     engine = trainer.engine
     for batch in micro_batches[:-1]:
-        engine.backward(engine.forward(batch), counts.num_labels)
+        engine.backward(engine.forward(batch), counts.loss_weight)
         engine.mark_micro_step()
-    engine.backward(engine.forward(micro_batches[-1]), counts.num_labels)
+    engine.backward(engine.forward(micro_batches[-1]), counts.loss_weight)
     return {
         name: parameter.grad.clone() for name, parameter in engine.deepspeed_engine.module.named_parameters()
     }

@@ -156,9 +156,9 @@ class _Preparation:
         task = labelled_task(self.plan.spec)
         if task is not None:
             return objective_of(task)
-        if self.plan.spec.pretraining is None:
-            raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
-        return self.plan.spec.pretraining.objective
+        if self.plan.spec.language_modeling is None:
+            raise ConfigurationError("spec", "it trains no language model", "Set spec.pretraining")
+        return self.plan.spec.language_modeling.objective
 
     def base_model(self) -> BaseModel | None:
         if not self.plan.paths.base_model:

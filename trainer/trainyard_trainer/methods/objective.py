@@ -31,9 +31,9 @@ def build_objective(spec: TrainingRunSpec, manifest: DataManifest) -> Objective:
     from trainyard_trainer.methods.causal import CausalLanguageModeling  # noqa: PLC0415 - they import this module
     from trainyard_trainer.methods.masked import MaskedLanguageModeling  # noqa: PLC0415
 
-    pretraining = spec.pretraining
+    pretraining = spec.language_modeling
     if pretraining is None:
-        raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
+        raise ConfigurationError("spec", "it trains no language model", "Set spec.pretraining")
     if pretraining.objective == "CausalLM":
         return CausalLanguageModeling()
     if manifest.tokenizer.mask_token_id is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_api.spec import Architecture
+from trainyard_api.spec import Architecture, TrainingRunSpec
 from trainyard_trainer.models.families import OWNED_FIELDS, FieldRule, Objective
 from trainyard_trainer.models.presets import PRESETS, Preset
 
@@ -56,6 +56,14 @@ def resolve_architecture(architecture: Architecture, objective: Objective) -> Re
         raise problem
     preset = PRESETS[architecture.preset]
     return ResolvedArchitecture(preset, _merged(preset, architecture.overrides))
+
+
+def served_objective(spec: TrainingRunSpec) -> Objective:
+    """The objective that an architecture has to serve: encoders classify, decoders follow instructions."""
+    if spec.language_modeling is not None:
+        return spec.language_modeling.objective
+    follows = spec.fine_tuning is not None and spec.fine_tuning.task == "InstructionTuning"
+    return "CausalLM" if follows else "MaskedLM"
 
 
 def architecture_problems(architecture: Architecture, objective: Objective) -> list[ConfigurationError]:

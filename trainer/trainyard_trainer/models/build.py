@@ -1,18 +1,20 @@
 """Transformers configurations and models with random weights, from checked architectures."""
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_api.spec import Architecture
+from trainyard_api.spec import Architecture, TrainingRunSpec
 from trainyard_trainer.models.architecture import (
     OVERRIDES_PATH,
     padded_vocabulary_size,
@@ -20,10 +22,37 @@ from trainyard_trainer.models.architecture import (
 )
 from trainyard_trainer.models.families import Objective
 
-__all__ = ["build_config", "build_model", "maximum_positions", "padded_vocabulary_size"]
+__all__ = ["build_config", "build_model", "maximum_positions", "model_kind", "padded_vocabulary_size"]
 
-AUTO_CLASSES = {"MaskedLM": AutoModelForMaskedLM, "CausalLM": AutoModelForCausalLM}
-"""The Transformers class that makes and loads the model of an objective."""
+ModelKind = Literal["MaskedLM", "CausalLM", "SequenceClassification", "TokenClassification"]
+"""What a model computes behind its body."""
+
+AUTO_CLASSES = {
+    "MaskedLM": AutoModelForMaskedLM,
+    "CausalLM": AutoModelForCausalLM,
+    "SequenceClassification": AutoModelForSequenceClassification,
+    "TokenClassification": AutoModelForTokenClassification,
+}
+"""The Transformers class that makes and loads a model of each kind."""
+
+
+def model_kind(spec: TrainingRunSpec) -> ModelKind:
+    """The kind of model that a run trains.
+
+    Raises:
+        ConfigurationError: the run trains none that is known here.
+    """
+    if spec.language_modeling is not None:
+        return spec.language_modeling.objective
+    task = spec.fine_tuning.task if spec.fine_tuning is not None else None
+    match task:
+        case "InstructionTuning":
+            return "CausalLM"
+        case "SequenceClassification" | "TokenClassification":
+            return task
+    raise ConfigurationError(
+        "spec", "it does not say what to train for", "Set spec.pretraining, or spec.fineTuning.objective"
+    )
 
 
 def build_config(
@@ -72,7 +101,7 @@ def build_config(
     return config
 
 
-def build_model(config: PreTrainedConfig, objective: Objective, *, seed: int) -> PreTrainedModel:
+def build_model(config: PreTrainedConfig, kind: ModelKind, *, seed: int) -> PreTrainedModel:
     """A model in fp32 on the CPU whose random weights depend on configuration and seed alone.
 
     Weights are drawn on the CPU from a generator state of their own, so they are equal on every rank, for
@@ -80,7 +109,7 @@ def build_model(config: PreTrainedConfig, objective: Objective, *, seed: int) ->
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AUTO_CLASSES[objective].from_config(  # type: ignore[no-untyped-call]
+        model = AUTO_CLASSES[kind].from_config(  # type: ignore[no-untyped-call]
             config, attn_implementation="sdpa", dtype=torch.float32
         )
     return cast("PreTrainedModel", model)

@@ -67,12 +67,16 @@ class LanguageModel(nn.Module):
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [m, vocabulary] of hidden states [m, hidden size]."""
-        model: Any = self.model
-        if hasattr(model, "cls"):
-            return cast("torch.Tensor", model.cls(hidden))
-        if hasattr(model, "lm_head"):
-            return cast("torch.Tensor", model.lm_head(hidden))
-        return cast("torch.Tensor", model.decoder(model.head(hidden)))
+        return vocabulary_logits(self.model, hidden)
+
+
+def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Vocabulary logits [m, vocabulary] of hidden states [m, hidden size], by the model's own head."""
+    if hasattr(model, "cls"):
+        return cast("torch.Tensor", model.cls(hidden))
+    if hasattr(model, "lm_head"):
+        return cast("torch.Tensor", model.lm_head(hidden))
+    return cast("torch.Tensor", model.decoder(model.head(hidden)))
 
 
 def _sliding_window(model: PreTrainedModel) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, Protocol, cast
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -15,14 +15,29 @@ from transformers.utils import logging as transformers_logging
 from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRunSpec
+from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.data.base_config import CONFIG, base_field
 from trainyard_trainer.data.base_model import weights_folder
-from trainyard_trainer.data.dataset import PreparedData
 from trainyard_trainer.data.files import sha256_of_file
-from trainyard_trainer.data.manifest import BaseModelManifest
-from trainyard_trainer.models.build import AUTO_CLASSES, build_config
-from trainyard_trainer.models.families import Objective
+from trainyard_trainer.data.manifest import BaseModelManifest, DataManifest
+from trainyard_trainer.models.architecture import served_objective
+from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, build_config
 from trainyard_trainer.training_record import StartRecord
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "SingleLabel": "single_label_classification",
+    "MultiLabel": "multi_label_classification",
+    "Regression": "regression",
+}
+"""What Transformers calls the problems of SequenceClassification."""
+
+POOLER = "pooler"
+"""Part of BERT's body between the first token and the head of a classifier; language models have none."""
+
+NUMBER = "value"
+"""Name of the one output of a regression."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +56,25 @@ class LoadedModel:
         return StartRecord(hash=base_hash, initialised=self.initialised, unused=self.unused)
 
 
+class ModelData(Protocol):
+    """What a model has to know of its data.
+
+    Attributes:
+        manifest: what was prepared.
+        prepared: the prepared folder of the storage.
+        tokenizer_folder: the tokenizer; stock Transformers loads it.
+    """
+
+    @property
+    def manifest(self) -> DataManifest: ...  # noqa: D102 - see the class
+    @property
+    def prepared(self) -> Path: ...  # noqa: D102
+    @property
+    def tokenizer_folder(self) -> Path: ...  # noqa: D102
+
+
 def model_config(
-    spec: TrainingRunSpec, data: PreparedData, special_token_ids: dict[str, int] | None = None
+    spec: TrainingRunSpec, data: ModelData, special_token_ids: dict[str, int] | None = None
 ) -> PreTrainedConfig:
     """The Transformers configuration of a run: the stored model's own, or that of an architecture.
 
@@ -52,32 +84,53 @@ def model_config(
         special_token_ids: see `build_config`; a stored model keeps its own.
 
     Raises:
-        ConfigurationError: the run does not pre-train, or preset or override is wrong.
+        ConfigurationError: preset or override is wrong.
         DataError: the stored configuration was changed.
     """
     base = data.manifest.base_model
-    if base is not None:
+    if base is None:
+        config = _new_config(spec, data.manifest, special_token_ids)
+    else:
         folder = data.prepared / base.folder
         _check_files(folder, [CONFIG], base, base_field(spec))
-        return cast("PreTrainedConfig", AutoConfig.from_pretrained(folder, local_files_only=True))
-    if spec.model.architecture is None or spec.pretraining is None:
-        raise ConfigurationError("spec", "only pretraining is supported yet", "Set spec.pretraining")
-    tokenizer = data.manifest.tokenizer
+        config = cast("PreTrainedConfig", AutoConfig.from_pretrained(folder, local_files_only=True))
+    if spec.fine_tuning is not None:
+        _set_task(config, spec.fine_tuning, data.manifest)
+    return config
+
+
+def _new_config(
+    spec: TrainingRunSpec, manifest: DataManifest, special_token_ids: dict[str, int] | None
+) -> PreTrainedConfig:
+    """The configuration of a model with random weights."""
+    architecture = spec.model.architecture
+    if architecture is None:
+        raise ConfigurationError("spec.model", "the model to start from was not prepared", "Prepare again")
+    tokenizer = manifest.tokenizer
     # Where the end of a document also pads, a padding row, which starts at zero and gets no gradient as an
     # input (Llama), would be the row of a token that every document has.
     is_shared = tokenizer.pad_token_id in {tokenizer.prefix_token_id, tokenizer.suffix_token_id}
     return build_config(
-        spec.model.architecture,
+        architecture,
         vocabulary_size=tokenizer.vocabulary_size,
         pad_token_id=None if is_shared else tokenizer.pad_token_id,
-        objective=spec.pretraining.objective,
+        objective=served_objective(spec),
         special_token_ids=special_token_ids,
     )
 
 
-def load_base_model(
-    plan: RunPlan, data: PreparedData, base: BaseModelManifest, objective: Objective
-) -> LoadedModel:
+def _set_task(config: PreTrainedConfig, fine_tuning: FineTuning, manifest: DataManifest) -> None:
+    """Put the classes of a task into a configuration, where stock Transformers looks for them."""
+    if fine_tuning.task == "SequenceClassification":
+        config.problem_type = PROBLEM_TYPES[fine_tuning.problem]
+    elif fine_tuning.task != "TokenClassification":
+        return
+    names = manifest.labels.names if manifest.labels is not None and manifest.labels.names else (NUMBER,)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def load_base_model(plan: RunPlan, data: ModelData, base: BaseModelManifest, kind: ModelKind) -> LoadedModel:
     """The stored model that a run starts from, equal on every rank.
 
     Raises:
@@ -90,11 +143,11 @@ def load_base_model(
     _check_files(folder, weights, base, where)
     with _only(folder, weights) as view, _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.spec.training.seed)
-        if objective == "CausalLM":
+        if kind == "CausalLM":
             # Transformers looks for these settings of generation, and fails where it finds none.
             GenerationConfig.from_model_config(config).save_pretrained(view)
         try:
-            model, info = AUTO_CLASSES[objective].from_pretrained(
+            model, info = AUTO_CLASSES[kind].from_pretrained(
                 view,
                 config=config,
                 local_files_only=True,
@@ -119,12 +172,13 @@ def load_base_model(
 def _check_body(loaded: LoadedModel, folder: Path, where: str) -> None:
     """Refuse stored weights that lack a part of the body or have more of it: the configuration is another's.
 
-    Only heads may differ, since each objective has its own.
+    Only heads may differ, since each objective has its own, and the pooler, which only classifiers use.
     """
     body = loaded.model.base_model
     prefix = f"{loaded.model.base_model_prefix}."
     parts = {name for name, _ in body.named_children()}
-    lacking = [name for name in loaded.initialised if name.startswith(prefix)]
+    pooler = f"{prefix}{POOLER}."
+    lacking = [name for name in loaded.initialised if name.startswith(prefix) and not name.startswith(pooler)]
     foreign = [name for name in loaded.unused if name.removeprefix(prefix).partition(".")[0] in parts]
     for names, problem in (
         (lacking, f"the weights of {folder} lack"),

@@ -9,26 +9,27 @@ from trainyard_trainer.models.architecture import (
     OVERRIDES_PATH,
     architecture_problems,
     resolve_architecture,
+    served_objective,
 )
 
-_ARCHITECTURE_FIELDS = ("spec.model.architecture", "spec.pretraining.objective")
+_ARCHITECTURE_FIELDS = ("spec.model.architecture", "spec.pretraining.objective", "spec.fineTuning.task")
 
 
 def model_problems(run: TrainingRun) -> Iterable[Problem]:
     """What is wrong with preset and overrides; nothing where the run starts from no architecture."""
-    architecture, pretraining = run.spec.model.architecture, run.spec.pretraining
-    if architecture is None or pretraining is None:
+    architecture = run.spec.model.architecture
+    if architecture is None:
         return
-    for error in architecture_problems(architecture, pretraining.objective):
+    for error in architecture_problems(architecture, served_objective(run.spec)):
         yield Problem(error.where, error.problem, error.remedy)
 
 
 def position_problems(run: TrainingRun) -> Iterable[Problem]:
     """Rows longer than the model's positions; nothing where the architecture itself is wrong."""
-    architecture, pretraining = run.spec.model.architecture, run.spec.pretraining
-    if architecture is None or pretraining is None or any(model_problems(run)):
+    architecture = run.spec.model.architecture
+    if architecture is None or any(model_problems(run)):
         return
-    resolved = resolve_architecture(architecture, pretraining.objective)
+    resolved = resolve_architecture(architecture, served_objective(run.spec))
     length, longest = run.spec.data.sequence_length, resolved.maximum_positions
     if length > longest:
         override = resolved.preset.family.named("max_position_embeddings")

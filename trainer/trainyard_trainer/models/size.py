@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRunSpec
-from trainyard_trainer.models.architecture import padded_vocabulary_size, resolve_architecture
+from trainyard_trainer.models.architecture import (
+    padded_vocabulary_size,
+    resolve_architecture,
+    served_objective,
+)
 from trainyard_trainer.models.parameter_count import ParameterCount, Shape, count_parameters, model_shape
 
 ASSUMED_VOCABULARY_SIZE = 32_768
@@ -73,9 +77,9 @@ def estimate(plan: RunPlan, *, vocabulary_size: int | None = None) -> SizeEstima
         ConfigurationError: the run does not start from an architecture, or that is wrong.
     """
     spec = plan.spec
-    if spec.pretraining is None or spec.model.architecture is None:
-        raise ConfigurationError("spec.model.architecture", "it is not set", "Set it to pre-train a model")
-    resolved = resolve_architecture(spec.model.architecture, spec.pretraining.objective)
+    if spec.model.architecture is None:
+        raise ConfigurationError("spec.model.architecture", "it is not set", "Set it to start anew")
+    resolved = resolve_architecture(spec.model.architecture, served_objective(spec))
     known = vocabulary_size or _vocabulary_to_train(spec)
     padded = padded_vocabulary_size(known or ASSUMED_VOCABULARY_SIZE)
     parameters = count_parameters(resolved, padded)
@@ -103,9 +107,11 @@ def _vocabulary_to_train(spec: TrainingRunSpec) -> int | None:
 
 
 def _predicted_fraction(spec: TrainingRunSpec) -> float:
-    """The fraction of the positions whose logits are computed."""
-    masked = spec.pretraining is not None and spec.pretraining.objective == "MaskedLM"
-    return spec.pretraining.masking.probability if spec.pretraining and masked else 1.0
+    """The fraction of the positions at which the vocabulary's logits are computed; 0 for classifiers."""
+    objective, modeling = served_objective(spec), spec.language_modeling
+    if objective == "CausalLM":
+        return 1.0
+    return modeling.masking.probability if modeling is not None else 0.0
 
 
 def flops_per_token(

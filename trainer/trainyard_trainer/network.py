@@ -1,0 +1,86 @@
+"""The model of a run with its weights on every rank: from the seed, a stored model, or a checkpoint."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from trainyard_api.errors import DataError
+from trainyard_api.plan import RunPlan
+from trainyard_api.spec_objectives import Adaptation
+from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
+from trainyard_trainer.models.adaptation import Adapted, adapt
+from trainyard_trainer.models.build import build_model, model_kind
+from trainyard_trainer.models.pretrained import ModelData, load_base_model, model_config
+from trainyard_trainer.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model and what trains of it.
+
+    Attributes:
+        model: in fp32 on the CPU.
+        adapted: paces, frozen parameters and adapter.
+    """
+
+    model: PreTrainedModel
+    adapted: Adapted
+
+
+def build_network(
+    plan: RunPlan,
+    data: ModelData,
+    checkpoint: CommittedCheckpoint | None,
+    recorder: Recorder | None = None,
+) -> Network:
+    """The model of a run, adapted as its spec says, with the weights of a checkpoint where there is one.
+
+    Frozen parameters are in no checkpoint: they come from the stored model, whose hash is checked, or from
+    the seed.
+
+    Raises:
+        ConfigurationError: the adaptation does not fit the model.
+        DataError: the stored model changed, or the checkpoint is another model's.
+    """
+    spec, base = plan.spec, data.manifest.base_model
+    kind = model_kind(spec)
+    new_parameters: tuple[str, ...] = ()
+    if base is not None and (checkpoint is None or checkpoint.manifest.frozen):
+        loaded = load_base_model(plan, data, base, kind)
+        model, new_parameters = loaded.model, loaded.initialised
+        if recorder is not None and checkpoint is None:
+            recorder.started_from(base.run or base.uri, loaded.record(base.hash))
+    else:
+        model = build_model(model_config(spec, data), kind, seed=spec.training.seed)
+    adapted = adapt(
+        model,
+        spec.fine_tuning.adaptation if spec.fine_tuning is not None else Adaptation(),
+        spec.training.optimizer,
+        new_parameters=new_parameters,
+        has_task_head=kind in {"SequenceClassification", "TokenClassification"},
+        seed=spec.training.seed,
+        base=base.uri if base is not None else "",
+    )
+    if checkpoint is not None:
+        _load(model, adapted, checkpoint)
+    return Network(model, adapted)
+
+
+def _load(model: PreTrainedModel, adapted: Adapted, checkpoint: CommittedCheckpoint) -> None:
+    """Put the weights of a checkpoint into a model.
+
+    Raises:
+        DataError: it holds other parameters than those that train.
+    """
+    stored = set(checkpoint.manifest.parameters)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if stored != trained or set(checkpoint.manifest.frozen) != adapted.frozen:
+        different = sorted(stored ^ trained)[:3]
+        raise DataError(
+            str(checkpoint.path),
+            f"it does not hold the weights that this run trains: {', '.join(different)}",
+            "Use the run's own folder, or start a run of another name",
+        )
+    # Tied weights are stored once and frozen ones not at all, so names are missing.
+    model.load_state_dict(load_model_weights(checkpoint), strict=False)
+    model.tie_weights()
