@@ -49,6 +49,17 @@ def test_the_paragraphs_are_short_and_hold_every_word_of_the_addresses_in_order(
     assert 50 < len(words) / len(paragraphs) < 150
 
 
+def test_every_conversation_asks_for_a_passage_and_answers_with_its_speaker_and_year(sotu_paragraphs):
+    passages = records_of(sotu_paragraphs)
+    conversations = records_of(sotu_paragraphs.with_name(sotu.CONVERSATIONS))
+    for passage, record in zip(passages, conversations, strict=True):
+        question, answer = record["messages"]
+        assert (question["role"], answer["role"]) == ("user", "assistant")
+        quoted = question["content"].partition("\n\n")[2].split()
+        assert quoted == passage["text"].split()[:100]
+        assert answer["content"] == f"{passage['name']} said this in {passage['year']}."
+
+
 def test_every_email_has_its_text_and_the_label_of_its_group():
     found = records_of(spam_assassin_folder() / spam_assassin.EMAILS)
     assert Counter((email["label"], email["group"]) for email in found) == {

@@ -8,27 +8,52 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support.corpus import brown_folder, spam_assassin_folder
+from tests.support.published_models import minilm_folder, smollm2_folder
+
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 NUM_STEPS = 3
-NUM_RECORDS = {"addresses.jsonl.gz": 16, "paragraphs.jsonl.gz": 600}
+NUM_RECORDS = {
+    "sotu/addresses.jsonl.gz": 16,
+    "sotu/paragraphs.jsonl.gz": 600,
+    "sotu/conversations.jsonl.gz": 60,
+    "spam-assassin/emails.jsonl.gz": 200,
+    "brown/sentences.jsonl.gz": 600,
+}
+FEW_WORDS = 50
+"""Sentences with a tag of fewer words are left out: a small part of them may hold such a tag out whole."""
 
 
 @pytest.fixture(scope="module")
 def small_corpus(sotu_corpus, tmp_path_factory):
-    """A folder like the corpus's, with every n-th record."""
-    folder = tmp_path_factory.mktemp("sotu")
+    """A folder of corpora, with every n-th record of each."""
+    folder = tmp_path_factory.mktemp("data")
+    corpora = {"sotu": sotu_corpus, "spam-assassin": spam_assassin_folder(), "brown": brown_folder()}
     for name, num_records in NUM_RECORDS.items():
-        with gzip.open(sotu_corpus / name, "rb") as lines:
+        corpus, _, file = name.partition("/")
+        with gzip.open(corpora[corpus] / file, "rb") as lines:
             records = lines.readlines()
+        chosen = list(itertools.islice(records, 0, None, len(records) // num_records))
+        (folder / corpus).mkdir(exist_ok=True)
         with gzip.open(folder / name, "wb") as out:
-            out.writelines(itertools.islice(records, 0, None, len(records) // num_records))
+            out.writelines(with_common_tags(chosen) if corpus == "brown" else chosen)
     return folder
+
+
+def with_common_tags(lines: list[bytes]) -> list[bytes]:
+    """The sentences all of whose tags are common among them."""
+    tags = [json.loads(line)["tags"] for line in lines]
+    counts = Counter(tag for each in tags for tag in each)
+    return [
+        line for line, each in zip(lines, tags, strict=True) if all(counts[tag] >= FEW_WORDS for tag in each)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +89,15 @@ def run_sample(sample: Path, small_corpus: Path, storage: Path) -> None:
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     command = [sys.executable, "-m", "trainyard_trainer", "run", str(file), "--output", str(storage)]
     done = subprocess.run(
-        [*command, "--mount", f"{small_corpus}:/data/sotu"],
+        [
+            *command,
+            "--mount",
+            f"{small_corpus}:/data",
+            "--mount",
+            f"{minilm_folder()}:/models/all-minilm-l6-v2",
+            "--mount",
+            f"{smollm2_folder()}:/models/smollm2-135m-instruct",
+        ],
         capture_output=True,
         text=True,
         timeout=300,

@@ -19,12 +19,15 @@ NUM_ADDRESSES = 233
 
 ADDRESSES = "addresses.jsonl.gz"
 PARAGRAPHS = "paragraphs.jsonl.gz"
+CONVERSATIONS = "conversations.jsonl.gz"
 CONTENT_SHA256 = {
     ADDRESSES: "92671776c8cc7d60dc0cd4f6d2ca828b0b5f88e24a0affe353c4778ddb1683b1",
     PARAGRAPHS: "9c721f560622d50ba27bc26ad34fa453b20487238550f1162f514b6f24e5fe71",
+    CONVERSATIONS: "b95dd44045be5590db39a65bc897928cd3247f615a1d2ab906a7a308c54eb359",
 }
 
 MAXIMUM_PARAGRAPH_SENTENCES = 6
+MAXIMUM_QUOTED_WORDS = 100
 _ADDRESS_FILE = re.compile(r"package/data/\d{4}_[a-z_]+\.json")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
@@ -51,8 +54,9 @@ def fetch_sotu(cache: Path) -> Path:
         cache: the cache folder; created when missing.
 
     Returns:
-        The folder that holds `addresses.jsonl.gz` (year, name, party, text; one address a line) and
-        `paragraphs.jsonl.gz` (the same fields; one short passage a line).
+        The folder that holds `addresses.jsonl.gz` (year, name, party, text; one address a line),
+        `paragraphs.jsonl.gz` (the same fields; one short passage a line) and `conversations.jsonl.gz`
+        (messages; a question about a passage and its answer).
 
     Raises:
         TransientError: npm is missing or cannot reach its registry.
@@ -90,8 +94,17 @@ def split_paragraphs(address: Address) -> Iterator[Address]:
         start += length
 
 
+def conversation(passage: Address) -> dict[str, list[dict[str, str]]]:
+    """Somebody asks who spoke the beginning of a passage, and is told."""
+    quoted = " ".join(passage.text.split()[:MAXIMUM_QUOTED_WORDS])
+    question = f"Which president said this to Congress, and in which year?\n\n{quoted}"
+    answer = f"{passage.name} said this in {passage.year}."
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
 def write_sotu(addresses: Sequence[Address], folder: Path) -> None:
-    """Write both files of the corpus."""
+    """Write the files of the corpus."""
     write_records(folder / ADDRESSES, map(asdict, addresses))
-    passages = (passage for address in addresses for passage in split_paragraphs(address))
+    passages = [passage for address in addresses for passage in split_paragraphs(address)]
     write_records(folder / PARAGRAPHS, map(asdict, passages))
+    write_records(folder / CONVERSATIONS, map(conversation, passages))
