@@ -83,7 +83,7 @@ class Application:
         self.steps = StepWatch()
         self.queue: WorkQueue[RunKey] = WorkQueue(metrics.set_queue_depth, metrics.observe_queue_wait)
         self.leadership = (
-            Leadership(cluster, settings, time.monotonic, time.time)
+            Leadership(cluster.urgent(), settings, time.monotonic, time.time)
             if settings.leader_election
             else AlwaysLeading()
         )

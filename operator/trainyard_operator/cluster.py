@@ -36,6 +36,8 @@ Object = dict[str, Any]
 
 PAGE_SIZE = 500
 """Objects per page of a list."""
+URGENT_CONCURRENCY = 4
+"""Requests that may be open beside all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,15 @@ class KubernetesCluster:
         """
         view = copy.copy(self)
         view._may_write = may_write  # noqa: SLF001 - a copy of this very object
+        return view
+
+    def urgent(self) -> Self:
+        """The same API server for the few requests that must not wait behind others, such as a lease's."""
+        view = copy.copy(self)
+        view._bucket = TokenBucket(  # noqa: SLF001 - a copy of this very object
+            URGENT_CONCURRENCY, URGENT_CONCURRENCY
+        )
+        view._slots = asyncio.Semaphore(URGENT_CONCURRENCY)  # noqa: SLF001
         return view
 
     async def close(self) -> None:
@@ -320,7 +331,7 @@ async def connect(
                 f"no credentials for a cluster ({error}); run in a pod with a service account, "
                 "or set KUBECONFIG"
             ) from error
-    configuration.connection_pool_maxsize = settings.request_concurrency
+    configuration.connection_pool_maxsize = settings.request_concurrency + URGENT_CONCURRENCY
     # aiohttp would read ~/.netrc in a thread for each request; a proxy comes from the kubeconfig.
     configuration.client_session_kwargs = {"trust_env": False}
     client = ApiClient(configuration)

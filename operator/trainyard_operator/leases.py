@@ -3,6 +3,9 @@
 Times on other machines are not trusted: a replica takes a lease over when it has not seen it change for the
 lease's duration, by its own clock. The holder stops acting some time before that, counted from the start of
 its last successful renewal, so that two never act at once however late an answer comes.
+
+A takeover comes at the latest one look (`lease_retry_seconds`) and one duration after the holder's death: the
+last renewal may be seen one look late, and from then on the end of the lease is waited for to the moment.
 """
 
 import asyncio
@@ -27,7 +30,7 @@ class Leadership:
     """Whether this replica may act, and the loop that sees to it.
 
     Args:
-        cluster: the API server; leases are not behind the fence.
+        cluster: the API server; leases are not behind the fence, nor behind what others wait for.
         settings: names and times.
         clock: seconds that never jump, such as time.monotonic.
         wall_clock: Unix time in seconds, for people who read the lease.
@@ -45,9 +48,9 @@ class Leadership:
         self._clock = clock
         self._wall_clock = wall_clock
         self._holds_until = float("-inf")
+        self._own: Object | None = None
         self._seen: tuple[str, str] | None = None
-        self._seen_at = float("-inf")
-        self._is_released = False
+        self._free_at = float("inf")
 
     def is_leading(self) -> bool:
         """Whether this replica may act now."""
@@ -77,7 +80,7 @@ class Leadership:
         was_leading = False
         try:
             while True:
-                held_until = self._holds_until
+                asked_at, held_until = self._clock(), self._holds_until
                 await self.try_once()
                 if was_leading and self.is_leading() and self._clock() >= held_until:
                     LOGGER.warning("%s renewed its lease late and takes over again", self._settings.identity)
@@ -87,15 +90,18 @@ class Leadership:
                     was_leading = not was_leading
                     LOGGER.info("%s %s", self._settings.identity, "leads" if was_leading else "leads no more")
                     await (on_started() if was_leading else on_stopped())
-                await asyncio.sleep(self._settings.lease_retry_seconds)
+                await asyncio.sleep(self._pause(asked_at))
         finally:
             await self.release()
 
     async def try_once(self) -> None:
-        """Renew the lease, take it if it is free, or learn who has it."""
+        """Renew the lease, take it if it is free, or learn who has it.
+
+        A try that hangs is given up in time for another before the renew deadline.
+        """
         asked_at = self._clock()
         try:
-            async with asyncio.timeout(self._settings.lease_renew_deadline_seconds):
+            async with asyncio.timeout(self._settings.lease_renew_deadline_seconds / 2.0):
                 held = await self._renew_or_take()
         except (ClusterError, TimeoutError) as error:
             cause = str(error) or type(error).__name__
@@ -118,8 +124,24 @@ class Leadership:
         except ClusterError as error:
             LOGGER.warning("The lease could not be given back: %s; another replica waits for its end", error)
 
+    def _pause(self, asked_at: float) -> float:
+        """Seconds until the next try: at a steady pace, and at once when another's lease ends.
+
+        Args:
+            asked_at: when the last try began.
+        """
+        due = asked_at + self._settings.lease_retry_seconds
+        if asked_at < self._free_at:
+            due = min(due, self._free_at)
+        return max(0.0, due - self._clock())
+
     async def _renew_or_take(self) -> bool:
         """Whether this replica holds the lease now."""
+        if self._own is not None and self.is_leading():
+            # The lease is as this replica wrote it, unless somebody else did: then this is a conflict.
+            lease, self._own = self._own, None
+            if await self._write(self._cluster.replace, self._renewed(lease, self._settings.identity)):
+                return True
         namespace, name = self._settings.operator_namespace, self._settings.lease_name
         try:
             lease = await self._cluster.get(LEASES, namespace, name)
@@ -134,18 +156,19 @@ class Leadership:
     async def _write(self, verb: Callable[..., Awaitable[Object]], lease: Object) -> bool:
         """Write the lease, unless another replica was faster."""
         try:
-            await verb(LEASES, self._settings.operator_namespace, lease)
+            self._own = await verb(LEASES, self._settings.operator_namespace, lease)
         except (AlreadyExistsError, ConflictError, NotFoundError):
             return False
+        self._seen, self._free_at = None, float("inf")
         return True
 
     def _has_expired(self, lease: Object) -> bool:
         """Whether a lease of another replica has not changed for its duration, by this clock."""
         record = (str(lease["metadata"].get("resourceVersion")), str(lease["spec"].get("holderIdentity")))
         if record != self._seen:
-            self._seen, self._seen_at = record, self._clock()
-        duration = float(lease["spec"].get("leaseDurationSeconds") or self._settings.lease_duration_seconds)
-        return self._clock() >= self._seen_at + duration
+            duration = lease["spec"].get("leaseDurationSeconds") or self._settings.lease_duration_seconds
+            self._seen, self._free_at = record, self._clock() + float(duration)
+        return self._clock() >= self._free_at
 
     def _new_lease(self) -> Object:
         """The first lease."""

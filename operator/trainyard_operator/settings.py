@@ -39,11 +39,11 @@ class Settings(BaseModel):
     """Whether a lease decides which replica acts; off is right for a single replica only."""
     lease_name: str = "trainyard-operator"
     """Name of the lease."""
-    lease_duration_seconds: Seconds = 10.0
+    lease_duration_seconds: Seconds = 15.0
     """Seconds after its last renewal from which another replica may take the lease."""
-    lease_renew_deadline_seconds: Seconds = 5.0
+    lease_renew_deadline_seconds: Seconds = 10.0
     """Seconds without a renewal after which the leader stops acting; less than the duration."""
-    lease_retry_seconds: Seconds = 1.5
+    lease_retry_seconds: Seconds = 2.0
     """Seconds between two renewals, or two tries to take the lease."""
 
     requests_per_second: Annotated[float, Field(gt=0.0, le=100_000.0)] = 400.0
@@ -115,13 +115,7 @@ class Settings(BaseModel):
                 f"{first['msg']}, found {first['input']!r}",
                 f"It means: {cls.model_fields[name].description}",
             ) from error
-        if settings.lease_renew_deadline_seconds >= settings.lease_duration_seconds:
-            raise SettingsError(
-                f"{PREFIX}LEASE_RENEW_DEADLINE_SECONDS",
-                f"{settings.lease_renew_deadline_seconds} is not less than the lease's duration, "
-                f"{settings.lease_duration_seconds}, so two replicas could act at once",
-                "Set it to half of the duration",
-            )
+        _check_lease(settings)
         return settings
 
     @classmethod
@@ -130,6 +124,29 @@ class Settings(BaseModel):
         return "\n".join(
             f"  {PREFIX}{name.upper()} (default {_shown(field.default)})\n      {field.description}"
             for name, field in cls.model_fields.items()
+        )
+
+
+def _check_lease(settings: Settings) -> None:
+    """Hold the times of the lease against each other.
+
+    Raises:
+        SettingsError: two replicas could act at once, or a single failed renewal would end a leader's term.
+    """
+    deadline = settings.lease_renew_deadline_seconds
+    if deadline >= settings.lease_duration_seconds:
+        raise SettingsError(
+            f"{PREFIX}LEASE_RENEW_DEADLINE_SECONDS",
+            f"{deadline} is not less than the lease's duration, {settings.lease_duration_seconds}, "
+            "so two replicas could act at once",
+            "Set it to two thirds of the duration",
+        )
+    if settings.lease_retry_seconds > deadline / 2.0:
+        raise SettingsError(
+            f"{PREFIX}LEASE_RETRY_SECONDS",
+            f"{settings.lease_retry_seconds} is more than half of the renew deadline, {deadline}, "
+            "so a leader would stop acting after one failed renewal",
+            "Set it to a fifth of the deadline",
         )
 
 

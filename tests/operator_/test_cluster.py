@@ -158,6 +158,24 @@ def test_a_replica_that_does_not_lead_reads_but_writes_nothing_behind_the_fence(
     assert [request[0] for request in requests] == ["GET", "PUT"]
 
 
+def test_an_urgent_request_waits_for_no_other(tmp_path, monkeypatch):
+    async def use(cluster):
+        await cluster.get(PODS, "ns", "p")
+        waiting = asyncio.create_task(cluster.get(PODS, "ns", "p"))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await cluster.urgent().get(LEASES, "ns", "l")
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+    lease = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/l"
+    answers = {("GET", f"{PODS_PATH}/p"): answer(POD), ("GET", lease): answer({})}
+    pace = {"requests_per_second": 0.001, "request_burst": 1, "request_concurrency": 1}
+    _, requests, _ = call(tmp_path, monkeypatch, answers, use, **pace)
+    assert [urlsplit(url).path for _, url, *_ in requests] == [f"{PODS_PATH}/p", lease]
+
+
 def test_a_server_that_is_away_is_unavailable_and_counted(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     counted = []

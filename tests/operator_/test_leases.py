@@ -71,19 +71,20 @@ def test_the_first_replica_takes_the_lease_and_keeps_it():
     run_in_virtual_time(scenario())
 
 
-def test_another_replica_takes_over_within_the_lease_and_never_two_lead():
+@pytest.mark.parametrize("phase", [0.0, 0.3, 1.0, 1.7, 1.9])
+def test_another_replica_takes_over_within_the_lease_and_one_look_and_never_two_lead(phase):
     async def scenario():
         replicas = Replicas()
         replicas.start("a")
-        await asyncio.sleep(5)
+        await asyncio.sleep(5 + phase)
         replicas.start("b")
         await asyncio.sleep(5)
         await replicas.kill("a")
         killed_at = replicas.loop.time()
         while replicas.leaders() != ["b"]:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
             assert len(replicas.leaders()) <= 1
-        assert 8.0 < replicas.loop.time() - killed_at <= 12.0
+        assert 13.0 < replicas.loop.time() - killed_at <= 17.1
         assert replicas.lease()["leaseTransitions"] == 1
 
     run_in_virtual_time(scenario())
@@ -98,7 +99,7 @@ def test_a_replica_that_stops_in_order_hands_over_at_once():
         await asyncio.sleep(5)
         await replicas.stop("a")
         assert replicas.lease()["holderIdentity"] == ""
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(2.1)
         assert replicas.leaders() == ["b"]
 
     run_in_virtual_time(scenario())
@@ -117,7 +118,7 @@ def test_a_leader_that_cannot_renew_stops_acting_before_another_can_take_over():
                 raise UnavailableError("no answer")
 
         replicas.cluster.fault = unreachable_for_a
-        await asyncio.sleep(5.2)
+        await asyncio.sleep(10.2)
         assert not leadership.is_leading()
         assert replicas.leaders() == []
         with pytest.raises(NotLeadingError):
@@ -144,23 +145,88 @@ def test_a_renewal_whose_answer_is_lost_fences_the_leader_all_the_same():
                 raise UnavailableError("no answer")
 
         replicas.cluster.fault = answer_lost
-        await asyncio.sleep(5.5)
+        await asyncio.sleep(10.5)
         assert not leadership.is_leading()
         replicas.cluster.fault = lambda call, committed: None
-        await asyncio.sleep(2)
+        await asyncio.sleep(2.1)
         assert leadership.is_leading()
 
     run_in_virtual_time(scenario())
 
 
-def test_a_request_that_hangs_does_not_keep_a_leader_in_office():
+def test_requests_that_hang_do_not_keep_a_leader_in_office():
     async def scenario():
         replicas = Replicas()
         leadership = replicas.start("a")
         await asyncio.sleep(5)
         replicas.cluster.latency_seconds = 1_000.0
-        await asyncio.sleep(6.6)
+        await asyncio.sleep(10.1)
         assert not leadership.is_leading()
+
+    run_in_virtual_time(scenario())
+
+
+def test_one_request_that_hangs_does_not_cost_a_leader_its_office():
+    async def scenario():
+        replicas = Replicas()
+        leadership = replicas.start("a")
+        await asyncio.sleep(5)
+        requests = len(replicas.cluster.calls)
+        replicas.cluster.latency_seconds = 1_000.0
+        await asyncio.sleep(2)
+        replicas.cluster.latency_seconds = 0.001
+        assert len(replicas.cluster.calls) == requests + 1
+        for _ in range(200):
+            await asyncio.sleep(0.1)
+            assert leadership.is_leading()
+        assert replicas.story == [("leads", "a")]
+
+    run_in_virtual_time(scenario())
+
+
+def test_an_api_server_that_takes_seconds_for_each_request_is_enough_to_stay_in_office():
+    async def scenario():
+        replicas = Replicas()
+        leadership = replicas.start("a")
+        await asyncio.sleep(5)
+        replicas.cluster.latency_seconds = 4.5
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            assert leadership.is_leading()
+        assert replicas.story == [("leads", "a")]
+
+    run_in_virtual_time(scenario())
+
+
+def test_a_leader_renews_with_one_request_at_a_steady_pace():
+    async def scenario():
+        replicas = Replicas()
+        replicas.start("a")
+        await asyncio.sleep(5)
+        replicas.cluster.calls.clear()
+        await asyncio.sleep(20)
+        assert [call.verb for call in replicas.cluster.calls] == ["replace"] * 10
+
+    run_in_virtual_time(scenario())
+
+
+def test_an_expired_lease_that_nobody_can_read_is_asked_for_at_the_usual_pace():
+    async def scenario():
+        replicas = Replicas()
+        replicas.start("a")
+        await asyncio.sleep(5)
+        replicas.start("b")
+        await asyncio.sleep(5)
+        await replicas.kill("a")
+        await asyncio.sleep(10)
+
+        def unreachable(call, committed):
+            raise UnavailableError("no answer")
+
+        replicas.cluster.fault = unreachable
+        replicas.cluster.calls.clear()
+        await asyncio.sleep(40)
+        assert 15 <= len(replicas.cluster.calls) <= 22
 
     run_in_virtual_time(scenario())
 
@@ -171,13 +237,15 @@ def test_a_gap_between_two_renewals_is_told_even_when_the_second_succeeds():
         leadership = replicas.start("a")
         await asyncio.sleep(5)
         assert leadership.is_leading()
-        replicas.cluster.latency_seconds = 2.4
-        await asyncio.sleep(5)
+        replicas.cluster.latency_seconds = 1_000.0
+        await asyncio.sleep(9)
+        # Two tries have hung; the third answers, but only after the renew deadline.
+        replicas.cluster.latency_seconds = 4.0
+        await asyncio.sleep(3)
         replicas.cluster.latency_seconds = 0.001
-        await asyncio.sleep(5)
+        await asyncio.sleep(10)
         assert leadership.is_leading()
-        assert replicas.story[:3] == [("leads", "a"), ("stops", "a"), ("leads", "a")]
-        assert replicas.story[-1] == ("leads", "a")
+        assert replicas.story == [("leads", "a"), ("stops", "a"), ("leads", "a")]
 
     run_in_virtual_time(scenario())
 

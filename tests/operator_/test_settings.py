@@ -36,7 +36,8 @@ def test_variables_are_read_and_those_of_others_are_left_alone():
         ("TRAINYARD_METRICS_PORT", "99999"),
         ("TRAINYARD_REQUESTS_PER_SECOND", "nan"),
         ("TRAINYARD_LEASE_DURATION_SECONDS", "-1"),
-        ("TRAINYARD_LEASE_RENEW_DEADLINE_SECONDS", "10"),
+        ("TRAINYARD_LEASE_RENEW_DEADLINE_SECONDS", "15"),
+        ("TRAINYARD_LEASE_RETRY_SECONDS", "5.1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_variable(variable, value):
