@@ -12,7 +12,8 @@ from pydantic import Field
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.model import ApiModel
 from trainyard_api.names import DEFAULT_RENDEZVOUS_PORT, Environment, File, Stage
-from trainyard_api.spec import Model, Training, TrainingRun, TrainingRunSpec, Workers
+from trainyard_api.spec import Training, TrainingRun, TrainingRunSpec, Workers
+from trainyard_api.spec_model import Model
 
 
 class Rendezvous(ApiModel):

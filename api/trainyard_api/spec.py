@@ -1,7 +1,8 @@
 """TrainingRun v1alpha1, the desired state: the only hand-written schema of Trainyard.
 
-What a run trains for stands in `spec_objectives.py`, the types of fields in `spec_types.py`. The CRD,
-`docs/api.md` and the chart are generated from these files. Every docstring below a field becomes its
+What a run trains for stands in `spec_objectives.py`, from which model in `spec_model.py`, imitating which in
+`spec_distillation.py`, the types of fields in `spec_types.py`. The CRD, `docs/api.md` and the chart are
+generated from these files. Every docstring below a field becomes its
 description there and in `kubectl explain`, so each states its unit. Rules across fields stand in `rules.py`.
 """
 
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from trainyard_api.model import ApiModel
+from trainyard_api.spec_distillation import Distillation
+from trainyard_api.spec_model import Model
 from trainyard_api.spec_objectives import (
     FineTuning,
     Pretraining,
@@ -25,47 +28,6 @@ from trainyard_api.spec_types import (
     Probability,
     Uri,
 )
-
-
-class ModelFromRun(ApiModel):
-    """The model that another TrainingRun of the same namespace made."""
-
-    name: DnsLabel
-    """Name of the TrainingRun; this run waits until it has succeeded."""
-
-
-class PretrainedModel(ApiModel):
-    """A model stored as a Hugging Face folder."""
-
-    uri: Uri
-    """Its folder (safetensors, never pickle) by file, http(s), s3, gs or az URI; or hf://organisation/name@commit."""
-
-
-class Architecture(ApiModel):
-    """A model that starts from random weights."""
-
-    preset: Annotated[str, Field(min_length=1, max_length=63)]
-    """Name of a shipped architecture, such as bert-mini or llama-tiny; `trainyard presets` lists them."""
-    overrides: FreeForm = {}
-    """Fields of the Transformers configuration that replace the preset's, such as num_hidden_layers."""
-
-
-class Model(ApiModel):
-    """The model to train; exactly one member is set."""
-
-    architecture: Architecture | None = None
-    """Start from random weights."""
-    pretrained: PretrainedModel | None = None
-    """Start from a stored model."""
-    from_run: ModelFromRun | None = None
-    """Start from the model of another run."""
-
-
-class Distillation(ApiModel):
-    """Train a small model to imitate a large one."""
-
-    teacher: Model
-    """The model to imitate: pretrained or fromRun."""
 
 
 class TokenizerTraining(ApiModel):
@@ -358,14 +320,14 @@ class Bias(ApiModel):
 
 
 class TrainingRunSpec(ApiModel):
-    """The desired state of a TrainingRun; exactly one of pretraining, fineTuning and distillation is set."""
+    """The desired state of a TrainingRun; exactly one of pretraining and fineTuning is set."""
 
     pretraining: Pretraining | None = None
     """Train a language model on text without labels."""
     fine_tuning: FineTuning | None = None
     """Adapt a pre-trained model to a task."""
     distillation: Distillation | None = None
-    """Train a small model to imitate a large one."""
+    """Learn that from a larger model as well as from the data."""
     model: Model
     """The model to train."""
     tokenizer: Tokenizer | None = None

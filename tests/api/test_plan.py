@@ -5,7 +5,8 @@ import pytest
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import Environment, Stage
 from trainyard_api.plan import Rendezvous, RunPlan, plan_batch, plan_paths, plan_run
-from trainyard_api.spec import Budget, Model, Optimizer, Training, Workers
+from trainyard_api.spec import Budget, Optimizer, Training, Workers
+from trainyard_api.spec_model import Model
 from trainyard_api.validation import load_run_file
 
 SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.preparation import make_plan, run, write_lines
-from trainyard_api.spec import Architecture
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer.data.base_config import JSON_NAMES
 from trainyard_trainer.data.dataset import open_prepared
 from trainyard_trainer.models.build import build_config, build_model

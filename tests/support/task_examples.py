@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from trainyard_api.spec import Architecture
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer.models.build import build_config, build_model
 
 CLASS_WEIGHTS = torch.tensor([0.2, 0.8, 2.0])

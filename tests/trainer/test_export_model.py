@@ -20,7 +20,8 @@ from transformers import (
 
 from trainyard_api.errors import DataError, StorageFullError
 from trainyard_api.plan import Rendezvous, plan_run
-from trainyard_api.spec import Architecture, TrainingRun
+from trainyard_api.spec import TrainingRun
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer import export as export_module
 from trainyard_trainer.checkpoint import (
     CheckpointFile,

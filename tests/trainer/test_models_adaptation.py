@@ -9,7 +9,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_api.spec import Architecture, Optimizer, ParameterGroup
+from trainyard_api.spec import Optimizer, ParameterGroup
+from trainyard_api.spec_model import Architecture
 from trainyard_api.spec_objectives import Adaptation, Adapter
 from trainyard_trainer.models.adaptation import Adapted, adapt
 from trainyard_trainer.models.adapters import (

@@ -8,7 +8,8 @@ import pytest
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.problems import InvalidRunError
-from trainyard_api.spec import Architecture, TrainingRun
+from trainyard_api.spec import TrainingRun
+from trainyard_api.spec_model import Architecture
 from trainyard_api.validation import validate_document
 from trainyard_trainer.models.architecture import (
     architecture_problems,

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 from transformers.activations import ACT2FN
 
-from trainyard_api.spec import Architecture
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer.models.architecture import resolve_architecture
 from trainyard_trainer.models.build import (
     AUTO_CLASSES,

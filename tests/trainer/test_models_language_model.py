@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from trainyard_api.spec import Architecture
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer.batches import MicroBatch, collate
 from trainyard_trainer.data.dataset import Sample
 from trainyard_trainer.methods.causal import CausalLanguageModeling

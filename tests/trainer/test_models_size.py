@@ -127,7 +127,7 @@ def test_a_run_without_an_architecture_has_no_estimate():
 def test_the_activation_estimate_is_near_what_autograd_keeps(preset, objective):
     import torch
 
-    from trainyard_api.spec import Architecture
+    from trainyard_api.spec_model import Architecture
     from trainyard_trainer.models.build import build_config, build_model
 
     config = build_config(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from trainyard_api.spec import Model
+from trainyard_api.spec_model import Model
 from trainyard_trainer.report_evaluation import class_rows, held_out_words, metric_rows, task_rows, task_words
 from trainyard_trainer.report_facts import RunFacts
 from trainyard_trainer.report_format import format_bytes, format_number, format_seconds

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from trainyard_api.names import ConditionType, Reason
 from trainyard_api.policy.conditions import holds
-from trainyard_api.spec import Model, PretrainedModel, TrainingRun
+from trainyard_api.spec import TrainingRun
+from trainyard_api.spec_distillation import Teacher
+from trainyard_api.spec_model import Model, ModelFromRun, PretrainedModel
 from trainyard_api.status import TrainingRunStatus
 
 
@@ -55,10 +57,12 @@ def with_models(run: TrainingRun, lookup: Lookup) -> TrainingRun:
         ValueError: a model is not there; `obstacle` tells so before.
     """
     spec = run.spec
-    model = _resolved(spec.model, lookup)
+    model = spec.model
+    if model.from_run is not None:
+        model = Model(pretrained=_stored(model.from_run, lookup))
     distillation = spec.distillation
-    if distillation is not None:
-        teacher = _resolved(distillation.teacher, lookup)
+    if distillation is not None and distillation.teacher.from_run is not None:
+        teacher = Teacher(pretrained=_stored(distillation.teacher.from_run, lookup))
         distillation = distillation.model_copy(update={"teacher": teacher})
     updated = spec.model_copy(update={"model": model, "distillation": distillation})
     return run.model_copy(update={"spec": updated})
@@ -99,11 +103,9 @@ def _path(start: str, goal: str, lookup: Lookup) -> list[str] | None:
     return None
 
 
-def _resolved(model: Model, lookup: Lookup) -> Model:
-    """A model with its reference replaced."""
-    if model.from_run is None:
-        return model
-    upstream = lookup(model.from_run.name)
+def _stored(reference: ModelFromRun, lookup: Lookup) -> PretrainedModel:
+    """The place of the model of another run."""
+    upstream = lookup(reference.name)
     if upstream is None or upstream.status.model is None:
-        raise ValueError(f"TrainingRun {model.from_run.name} has no model")
-    return Model(pretrained=PretrainedModel(uri=upstream.status.model.uri))
+        raise ValueError(f"TrainingRun {reference.name} has no model")
+    return PretrainedModel(uri=upstream.status.model.uri)

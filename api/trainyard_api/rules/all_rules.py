@@ -2,6 +2,7 @@
 
 from trainyard_api.rules.adaptation_rules import ADAPTATION_RULES
 from trainyard_api.rules.data_rules import DATA_RULES
+from trainyard_api.rules.distillation_rules import DISTILLATION_RULES
 from trainyard_api.rules.labelled_data_rules import LABELLED_DATA_RULES
 from trainyard_api.rules.rule import Rule
 from trainyard_api.rules.task_evaluation_rules import TASK_EVALUATION_RULES
@@ -17,6 +18,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *LABELLED_DATA_RULES,
     *ADAPTATION_RULES,
     *TASK_EVALUATION_RULES,
+    *DISTILLATION_RULES,
     *WORKER_RULES,
     *UNSUPPORTED_RULES,
 )

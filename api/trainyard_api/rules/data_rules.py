@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from trainyard_api.names import File
 from trainyard_api.problems import Problem
 from trainyard_api.rules.rule import Check, Rule, predicate_rule
-from trainyard_api.spec import PretrainedModel, Source, TrainingRun, TrainingRunSpec
+from trainyard_api.spec import Source, TrainingRun, TrainingRunSpec
+from trainyard_api.spec_model import PretrainedModel
 from trainyard_api.uris import URI_CEL, URI_RULE, protocol_of, uri_problem
 
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)

@@ -102,12 +102,14 @@ TRAINING_RULES: tuple[Rule, ...] = (
     ),
     predicate_rule(
         path="spec.tokenizer",
-        fields=("spec.tokenizer", "spec.model.architecture"),
-        holds=lambda spec: spec.model.architecture is None or spec.tokenizer is not None,
+        fields=("spec.tokenizer", "spec.model.architecture", "spec.distillation"),
+        holds=lambda spec: (
+            spec.model.architecture is None or spec.tokenizer is not None or spec.distillation is not None
+        ),
         problem="a model that starts from random weights has no tokenizer of its own",
         remedy="Set tokenizer.train or tokenizer.uri",
         node="spec",
-        cel="!has(self.model.architecture) || has(self.tokenizer)",
+        cel="!has(self.model.architecture) || has(self.tokenizer) || has(self.distillation)",
     ),
     Rule(
         fields=_BATCH_FIELDS,

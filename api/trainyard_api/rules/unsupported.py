@@ -18,9 +18,7 @@ def _unsupported(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], 
 
 UNSUPPORTED_RULES: tuple[Rule, ...] = (
     _unsupported(
-        "spec.distillation",
-        "Use pretraining or fineTuning in this version",
-        lambda spec: spec.distillation is None,
+        "spec.distillation", "Remove it, and train without a teacher", lambda spec: spec.distillation is None
     ),
     _unsupported(
         "spec.data.preparation.deduplicate.near",

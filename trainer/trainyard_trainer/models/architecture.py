@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_api.spec import Architecture, TrainingRunSpec
+from trainyard_api.spec import TrainingRunSpec
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer.models.families import OWNED_FIELDS, FieldRule, Objective
 from trainyard_trainer.models.presets import PRESETS, Preset
 

@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_api.spec import Architecture, TrainingRunSpec
+from trainyard_api.spec import TrainingRunSpec
+from trainyard_api.spec_model import Architecture
 from trainyard_trainer.models.architecture import (
     OVERRIDES_PATH,
     padded_vocabulary_size,
