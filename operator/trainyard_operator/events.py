@@ -1,20 +1,29 @@
-"""Events: the story of a run as `kubectl describe` tells it, one per thing that happened."""
+"""Events: the story of a run as `kubectl describe` tells it, one per thing that happened.
+
+They follow from the written status alone and have names that follow from what they tell. So whoever cannot
+know whether an event was sent, such as an operator that has just started, sends it again: only one is kept.
+"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trainyard_api.names import API_VERSION, KIND, ConditionType, Reason
+from trainyard_api.names import API_VERSION, KIND, ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import find_condition
-from trainyard_api.status import Condition, TrainingRunStatus
+from trainyard_api.policy.stages import first_stage
+from trainyard_api.status import Attempt, Condition, TrainingRunStatus
+from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.cluster import Object
 from trainyard_operator.keys import RunKey
 
 MAXIMUM_MESSAGE = 1_000
 """Characters; the API server takes 1,024."""
+RETOLD_SECONDS = 600.0
+"""How old a thing may be for its event to be sent again; the API server keeps events for an hour or so, and
+one that it has dropped must not come back."""
 
-_TOLD_WHEN_TRUE = {
+_TOLD_WHEN_TRUE: Mapping[ConditionType, Literal["Normal", "Warning"]] = {
     ConditionType.SUSPENDED: "Normal",
     ConditionType.COMPLETE: "Normal",
     ConditionType.FAILED: "Warning",
@@ -31,7 +40,9 @@ _QUIET = frozenset(
         Reason.WAITING_FOR_RUN,
     },
 )
-"""Reasons of a False condition that are no trouble."""
+"""Reasons of a False condition that are no news."""
+_NO_FAULTS = frozenset({Reason.PREEMPTED})
+"""Reasons of a False condition that are news, but no trouble of the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +54,28 @@ class EventNote:
     message: str
     identity: str
     """Distinguishes it from others of the run, and is the same when it is found again after a crash."""
+    happened_at: float
+    """Unix time, in seconds; of a stage that another one followed within a write, when that one started."""
+
+
+def recent_notes_of(status: TrainingRunStatus, now: float) -> Iterator[EventNote]:
+    """What happened lately, as far as a status tells it."""
+    for note in notes_of(TrainingRunStatus(), status):
+        if now - note.happened_at <= RETOLD_SECONDS:
+            yield note
 
 
 def notes_of(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[EventNote]:
     """What happened between two statuses."""
-    known = {(attempt.number, attempt.stage) for attempt in old.attempts}
-    for attempt in new.attempts:
-        if (attempt.number, attempt.stage) not in known:
+    known = {(attempt.number, stage) for attempt, stage in _stages_of(old)}
+    for attempt, stage in _stages_of(new):
+        if (attempt.number, stage) not in known:
             yield EventNote(
                 "Normal",
                 Reason.STAGE_STARTED.value,
-                f"{attempt.stage} of attempt {attempt.number} started",
-                f"{attempt.number}/{attempt.stage}",
+                f"{stage} of attempt {attempt.number} started",
+                f"{attempt.number}/{stage}",
+                parse_timestamp(attempt.stage_started_at or attempt.started_at),
             )
     for condition in new.conditions:
         before = find_condition(old.conditions, ConditionType(condition.type))
@@ -88,19 +109,40 @@ def event_of(key: RunKey, note: EventNote, timestamp: str, reporter: str) -> Obj
     }
 
 
+def _stages_of(status: TrainingRunStatus) -> Iterator[tuple[Attempt, Stage]]:
+    """The stages that the known attempts have entered; the status itself holds the last one of each."""
+    stages = list(Stage)
+    for before, attempt in zip([None, *status.attempts], status.attempts, strict=False):
+        first = _first_stage_of(status, before, attempt)
+        for stage in stages[stages.index(first) : stages.index(Stage(attempt.stage)) + 1]:
+            yield attempt, stage
+
+
+def _first_stage_of(status: TrainingRunStatus, before: Attempt | None, attempt: Attempt) -> Stage:
+    """The stage that an attempt started with, from what was known then."""
+    if before is None:
+        return Stage.PREPARE if attempt.number == 0 else Stage(attempt.stage)
+    prepared_at, started_at = status.prepared_at, parse_timestamp(attempt.started_at)
+    prepared = prepared_at is not None and parse_timestamp(prepared_at) <= started_at
+    return first_stage(prepared=prepared, last_stage=Stage(before.stage))
+
+
 def _notes_of_condition(condition: Condition) -> Iterator[EventNote]:
     """What a condition's change means to people; most changes are no news."""
     kind, reason = ConditionType(condition.type), condition.reason
     identity = f"{condition.type}/{condition.last_transition_time}"
+    since = parse_timestamp(condition.last_transition_time)
+    severity: Literal["Normal", "Warning"]
     if condition.status == "True" and kind in _TOLD_WHEN_TRUE:
-        severity: Literal["Normal", "Warning"] = "Warning" if kind is ConditionType.FAILED else "Normal"
-        yield EventNote(severity, reason, condition.message or reason, identity)
+        severity = _TOLD_WHEN_TRUE[kind]
+        yield EventNote(severity, reason, condition.message or reason, identity, since)
     elif kind is ConditionType.SUSPENDED and condition.status == "False" and reason == Reason.RESUMED:
-        yield EventNote("Normal", reason, "The run goes on", identity)
+        yield EventNote("Normal", reason, "The run goes on", identity, since)
     elif (
         condition.status == "False"
         and kind not in _TOLD_WHEN_TRUE
         and reason not in _QUIET
         and condition.message  # without words of its own it only follows from another one, which is told
     ):
-        yield EventNote("Warning", reason, condition.message, identity)
+        severity = "Normal" if reason in _NO_FAULTS else "Warning"
+        yield EventNote(severity, reason, condition.message, identity, since)

@@ -6,7 +6,7 @@ holds the status that follows. A pass may break off anywhere: the next one start
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trainyard_api.names import ConditionType
@@ -17,7 +17,7 @@ from trainyard_operator.act import REPEAT_SECONDS, Actor, Outcome
 from trainyard_operator.cluster import EVENTS, RUNS, Cluster
 from trainyard_operator.decide import decide
 from trainyard_operator.errors import AlreadyExistsError, ClusterError, ConflictError, NotFoundError
-from trainyard_operator.events import event_of, notes_of
+from trainyard_operator.events import EventNote, event_of, notes_of, recent_notes_of
 from trainyard_operator.facts import Decision, Facts
 from trainyard_operator.gather import Gatherer
 from trainyard_operator.keys import RunKey
@@ -30,6 +30,8 @@ from trainyard_operator.work_queue import WorkQueue
 LOGGER = logging.getLogger(__name__)
 
 
+RETELL_SECONDS = 30.0
+"""How soon an event that could not be sent is sent again."""
 UNHURRIED_PER_SECOND = 25.0
 """Status writes that tell of no end and no decision, when many runs wait for one.
 
@@ -89,6 +91,8 @@ class Reconciler:
         self._clock = clock
         self._written_at: dict[RunKey, float] = {}
         self._noticed_at: dict[RunKey, float] = {}
+        self._told: set[RunKey] = set()
+        """Runs of which every event was sent that follows from what the API server holds of them."""
 
     async def reconcile(self, key: RunKey) -> None:
         """Do one pass.
@@ -102,6 +106,8 @@ class Reconciler:
             return
         decision = decide(facts, self._settings, self._clock())
         outcome = await self._actor.act(key, facts.spec, decision)
+        if key not in self._told:
+            await self._tell(key, recent_notes_of(facts.run.written, self._clock()))
         await self._write(facts, conclude(decision.draft, outcome))
         self._tell_listeners(key, facts.spec)
         self._plan_next(key, decision, outcome)
@@ -119,18 +125,24 @@ class Reconciler:
                 tell(key, spec, run.status)
 
     async def _write(self, facts: Facts, status: TrainingRunStatus) -> None:
-        """Write the status, once and only if it is due; then tell what happened."""
+        """Write the status, once and only if it is due; then tell what happened.
+
+        When it remains open whether the status was written, or told of, the next pass tells it again.
+        """
         key, old = facts.run.key, facts.run.written
         need = urgency(old, status)
         wait = self._seconds_until_due(key, need)
         if need is Urgency.NONE:
             self._noticed_at.pop(key, None)
             self._store.believe(key, old)
-        elif wait > 0.0:
+            return
+        if wait > 0.0:
             self._queue.add_after(key, wait)
             self._store.believe(key, status)
-        elif await self._patch(facts.run, status):
-            await self._tell(key, old, status)
+            return
+        self._told.discard(key)
+        if await self._patch(facts.run, status):
+            await self._tell(key, notes_of(old, status))
             self._store.drop_evidence(key, before_attempt=status.attempt)
 
     def _seconds_until_due(self, key: RunKey, need: Urgency) -> float:
@@ -175,16 +187,22 @@ class Reconciler:
         self._requeue(self._store.put_run(run))
         self._queue.add(key)
 
-    async def _tell(self, key: RunKey, old: TrainingRunStatus, new: TrainingRunStatus) -> None:
-        """Send events for what the status just told; they are for people, and nothing depends on them."""
+    async def _tell(self, key: RunKey, notes: Iterable[EventNote]) -> None:
+        """Send events for what the status tells; they are for people, and nothing depends on them."""
         timestamp = format_timestamp(self._clock())
-        bodies = [event_of(key, note, timestamp, self._settings.identity) for note in notes_of(old, new)]
+        bodies = [event_of(key, note, timestamp, self._settings.identity) for note in notes]
         sent = (self._cluster.create(EVENTS, key.namespace, body) for body in bodies)
-        for result in await asyncio.gather(*sent, return_exceptions=True):
-            if isinstance(result, ClusterError) and not isinstance(result, AlreadyExistsError):
-                LOGGER.warning("%s: an event could not be sent: %s", key, result)
-            elif isinstance(result, BaseException) and not isinstance(result, ClusterError):
-                raise result
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        unsent = [error for error in errors if not isinstance(error, AlreadyExistsError)]
+        for error in unsent:
+            if not isinstance(error, ClusterError):
+                raise error
+            LOGGER.warning("%s: an event could not be sent: %s", key, error)
+        if unsent:
+            self._queue.add_after(key, RETELL_SECONDS)
+        else:
+            self._told.add(key)
 
     def _plan_next(self, key: RunKey, decision: Decision, outcome: Outcome) -> None:
         """Come back when something is due."""
@@ -213,6 +231,7 @@ class Reconciler:
         self._queue.forget(key)
         self._written_at.pop(key, None)
         self._noticed_at.pop(key, None)
+        self._told.discard(key)
 
     def _requeue(self, keys: set[RunKey]) -> None:
         for key in keys:

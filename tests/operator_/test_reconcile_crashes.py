@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.fake_nodes import Life, ordinary_life, place_of
 from tests.support.operator_harness import crash_at, play, run_document
-from trainyard_operator.cluster import CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES
+from trainyard_operator.cluster import CONFIG_MAPS, EVENTS, JOBS, PODS, RUNS, SERVICES
 from trainyard_operator.errors import ConflictError, ThrottledError, UnavailableError
 
 
@@ -92,6 +92,7 @@ class Outcome:
     restarts: tuple
     pods: tuple
     objects: tuple
+    events: tuple
 
 
 def outcome_of(world):
@@ -106,6 +107,7 @@ def outcome_of(world):
             (resource.plural, len(world.cluster.objects(resource)))
             for resource in (JOBS, SERVICES, CONFIG_MAPS)
         ),
+        events=tuple(sorted((event["type"], event["reason"]) for event in world.cluster.objects(EVENTS))),
     )
 
 
