@@ -30,12 +30,15 @@ from trainyard_operator.observe import ObservedJob, ObservedPod
 from trainyard_operator.settings import Settings
 from trainyard_operator.status import StatusDraft
 
-QUOTA_PATIENCE_SECONDS = 60.0
-"""How long a part of a gang keeps its pods while a quota refuses the rest."""
-QUOTA_RETRY_SECONDS = 60.0
+PART_PATIENCE_SECONDS = 60.0
+"""How long a part of a gang keeps its pods while the rest is refused, or the spec has become invalid."""
+REFUSAL_RETRY_SECONDS = 60.0
 """How long they are gone before the gang is tried again; up to twice that, so that two gangs part."""
 RECHECK_SECONDS = 15.0
 """How often a cause that no watch tells of, such as a missing claim, is looked for again."""
+
+_REFUSALS = (Reason.QUOTA_EXCEEDED, Reason.ADMISSION_REFUSED)
+"""Why the API server takes some pods and not others."""
 
 
 def decide(facts: Facts, settings: Settings, now: float) -> Decision:
@@ -53,7 +56,9 @@ def decide(facts: Facts, settings: Settings, now: float) -> Decision:
     _tell_validity(facts, draft)
     attempt = draft.attempt
     if facts.spec is None:
-        return Decision(draft, wake_after=RECHECK_SECONDS)
+        begun = draft.next_number if attempt is None else attempt.number
+        stops = _leftovers(facts, begun, _grace(draft, settings))
+        return Decision(draft, stops=stops, wake_after=RECHECK_SECONDS)
     if attempt is None:
         return _start(facts, facts.spec, draft, settings)
     return _continue(facts, facts.spec, draft, attempt, settings)
@@ -81,7 +86,7 @@ def _start(facts: Facts, run: TrainingRun, draft: StatusDraft, settings: Setting
         last_stage=None if last is None else Stage(last.stage),
     )
     draft.open_attempt(stage, run.spec.workers.nodes)
-    return _begin(facts, draft, is_new=True, stops=stops)
+    return _begin(facts, run, draft, is_new=True, stops=stops)
 
 
 def _continue(
@@ -91,7 +96,7 @@ def _continue(
     gang = gang_of(attempt, facts.pods, facts.jobs)
     if gang.succeeded:
         return _advance(facts, run, draft, gang)
-    wish = _wish_to_stop(run, attempt)
+    wish = _wish_to_stop(facts, run, attempt)
     if wish is not None:
         return _stop(run, draft, gang, wish)
     end = end_of(facts.run.key, attempt, gang, settings.settle_seconds, draft.now)
@@ -101,14 +106,17 @@ def _continue(
     if due and due[0].seconds_left <= 0.0:
         return _overdue(run, draft, due[0], facts.last_step_at)
     wakes = [wake for wake in (end.wake_after, due[0].seconds_left if due else None) if wake is not None]
-    if attempt.pods_created_at is None and not facts.problems:
+    if attempt.pods_created_at is None and (gang.is_partial or not facts.problems):
         return _begin_again(facts, run, draft, gang, wakes)
-    return _look_on(draft, gang, _leftovers(facts, attempt.number, settings.fault_grace_seconds), wakes)
+    stops = _leftovers(facts, attempt.number, settings.fault_grace_seconds)
+    return _look_on(run, draft, gang, stops, wakes)
 
 
-def _look_on(draft: StatusDraft, gang: Gang, stops: tuple[Stop, ...], wakes: list[float]) -> Decision:
+def _look_on(
+    run: TrainingRun, draft: StatusDraft, gang: Gang, stops: tuple[Stop, ...], wakes: list[float]
+) -> Decision:
     """The stage is at work: tell how far it is, and find out why it is not, where no pod can tell."""
-    tell_gang(draft, gang)
+    tell_gang(draft, gang, run.spec.scheduling.queue_name)
     attempt = draft.status.attempts[-1]
     podless = podless_seconds_left(gang, attempt, draft.now)
     if podless is None:
@@ -118,8 +126,9 @@ def _look_on(draft: StatusDraft, gang: Gang, stops: tuple[Stop, ...], wakes: lis
     return Decision(draft, probe=probe, stops=stops, wake_after=wake_after)
 
 
-def _begin(
+def _begin(  # noqa: PLR0913 - what a stage begins with
     facts: Facts,
+    run: TrainingRun,
     draft: StatusDraft,
     *,
     is_new: bool,
@@ -128,7 +137,7 @@ def _begin(
 ) -> Decision:
     """Have the objects of the open attempt's stage made."""
     attempt = draft.status.attempts[-1]
-    tell_gang(draft, gang_of(attempt, facts.pods, facts.jobs))
+    tell_gang(draft, gang_of(attempt, facts.pods, facts.jobs), run.spec.scheduling.queue_name)
     begin = Begin(attempt.number, Stage(attempt.stage), is_new)
     return Decision(draft, begin=begin, stops=stops, wake_after=wake_after)
 
@@ -141,15 +150,16 @@ def _advance(facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang) -> 
     following = following_stage(gang.stage)
     if following is None:
         return _complete(run, draft, model_of(gang))
-    is_resized = following is Stage.TRAIN and attempt.nodes != run.spec.workers.nodes
+    is_resized = following is Stage.TRAIN and _is_resized(facts, run, attempt)
     if run.spec.suspend or is_resized:
         _close(run, draft, "Preempted", ExitCode.PREEMPTED, None)
         draft.condition(ConditionType.RUNNING, "False", Reason.STAGE_FINISHED, f"{gang.stage} is done")
         return Decision(draft, wake_after=0.0)
     draft.enter_stage(following)
     if facts.problems:
-        return Decision(draft, wake_after=RECHECK_SECONDS)
-    return _begin(facts, draft, is_new=False)
+        begun = draft.status.attempts[-1]
+        return _look_on(run, draft, gang_of(begun, facts.pods, facts.jobs), (), [RECHECK_SECONDS])
+    return _begin(facts, run, draft, is_new=False)
 
 
 def _complete(run: TrainingRun, draft: StatusDraft, model: ModelStatus | None) -> Decision:
@@ -181,8 +191,11 @@ def _fault(run: TrainingRun, draft: StatusDraft, failure: Failure) -> Decision:
         return _give_up(draft, after.reason, message)
     if outcome == "Failed":
         draft.update(restarts=draft.status.restarts + 1)
-    draft.condition(ConditionType.RUNNING, "False", Reason.RESTARTING, message)
-    draft.clear(ConditionType.PROGRESSING, Reason.RESTARTING)
+    elif run.spec.scheduling.queue_name:
+        # The next attempt is another group of pods: it stands in the queue again.
+        draft.condition(ConditionType.ADMITTED, "False", Reason.WAITING_FOR_QUOTA, message)
+    draft.condition(ConditionType.RUNNING, "False", after.reason, message)
+    draft.clear(ConditionType.PROGRESSING, after.reason)
     return Decision(draft, wake_after=0.0)
 
 
@@ -298,13 +311,18 @@ def _tell_validity(facts: Facts, draft: StatusDraft) -> None:
     draft.condition(ConditionType.VALIDATED, "False", facts.problem_reason, message)
 
 
-def _wish_to_stop(run: TrainingRun, attempt: Attempt) -> Reason | None:
+def _wish_to_stop(facts: Facts, run: TrainingRun, attempt: Attempt) -> Reason | None:
     """Why the spec wants an attempt to stop; a changed number of nodes matters to training alone."""
     if run.spec.suspend:
         return Reason.SUSPENDING
-    if attempt.stage == Stage.TRAIN and attempt.nodes != run.spec.workers.nodes:
+    if attempt.stage == Stage.TRAIN and _is_resized(facts, run, attempt):
         return Reason.NODES_CHANGED
     return None
+
+
+def _is_resized(facts: Facts, run: TrainingRun, attempt: Attempt) -> bool:
+    """Whether the spec wants other nodes than an attempt has; one that could not start again changes none."""
+    return attempt.nodes != run.spec.workers.nodes and not facts.problems
 
 
 def _leftovers(facts: Facts, before_attempt: int, grace_seconds: int | None) -> tuple[Stop, ...]:
@@ -339,31 +357,41 @@ def _stop_of(
 def _begin_again(
     facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang, wakes: list[float]
 ) -> Decision:
-    """Objects of the stage are missing yet: make them, unless a quota has held up a part for too long."""
-    if _is_held_up(draft, gang):
-        return _release(run, draft, gang)
-    return _begin(facts, draft, is_new=False, wake_after=min(wakes, default=None))
+    """Objects of the stage are missing yet: make them, unless they have been kept out for too long."""
+    attempt = draft.status.attempts[-1]
+    cause = _cause_of_a_part(facts, draft, gang)
+    if cause is not None and attempt.stage_started_at is not None:
+        left = parse_timestamp(attempt.stage_started_at) + PART_PATIENCE_SECONDS - draft.now
+        if left <= 0.0:
+            return _release(run, draft, gang, cause)
+        wakes = [*wakes, left]
+    if facts.problems:
+        return _look_on(run, draft, gang, (), wakes)
+    return _begin(facts, run, draft, is_new=False, wake_after=min(wakes, default=None))
 
 
-def _is_held_up(draft: StatusDraft, gang: Gang) -> bool:
-    """Whether a quota has let in only a part of a gang for so long that its pods should make room."""
+def _cause_of_a_part(facts: Facts, draft: StatusDraft, gang: Gang) -> Reason | None:
+    """Why only a part of a gang is there, when waiting alone does not help."""
+    if not gang.is_partial:
+        return None
+    if facts.problems:
+        return facts.problem_reason
     condition = find_condition(draft.status.conditions, ConditionType.ADMITTED)
-    if condition is None or (condition.status, condition.reason) != ("False", Reason.QUOTA_EXCEEDED):
-        return False
-    waited = draft.now - parse_timestamp(condition.last_transition_time)
-    return bool(gang.present and gang.missing) and waited >= QUOTA_PATIENCE_SECONDS
+    is_refused = condition is not None and condition.status == "False" and condition.reason in _REFUSALS
+    return Reason(condition.reason) if condition is not None and is_refused else None
 
 
-def _release(run: TrainingRun, draft: StatusDraft, gang: Gang) -> Decision:
+def _release(run: TrainingRun, draft: StatusDraft, gang: Gang, cause: Reason) -> Decision:
     """End an attempt whose gang never was whole; that is no fault of the run."""
     message = (
-        f"{len(gang.present)} of {gang.size} pods were admitted for {QUOTA_PATIENCE_SECONDS:.0f} s; "
+        f"{len(gang.present)} of {gang.size} pods were there for {PART_PATIENCE_SECONDS:.0f} s; "
         "they make room for others, and the gang is tried again"
     )
-    failure = Failure(exit_code=ExitCode.PREEMPTED, reason=Reason.QUOTA_EXCEEDED.value, message=message)
+    failure = Failure(exit_code=ExitCode.PREEMPTED, reason=cause.value, message=message)
     _close(run, draft, "Preempted", ExitCode.PREEMPTED, failure)
-    draft.condition(ConditionType.ADMITTED, "False", Reason.QUOTA_EXCEEDED, message)
-    draft.condition(ConditionType.RUNNING, "False", Reason.QUOTA_EXCEEDED, message)
+    if cause in _REFUSALS:
+        draft.condition(ConditionType.ADMITTED, "False", cause, message)
+    draft.condition(ConditionType.RUNNING, "False", cause, message)
     return Decision(draft, wake_after=0.0)
 
 
@@ -372,9 +400,9 @@ def _backoff_left(facts: Facts, draft: StatusDraft) -> float:
     last = draft.status.attempts[-1] if draft.status.attempts else None
     if last is None or last.finished_at is None:
         return 0.0
-    if last.failure is not None and last.failure.reason == Reason.QUOTA_EXCEEDED:
+    if last.failure is not None and last.failure.reason in _REFUSALS:
         spread = zlib.crc32(facts.run.key.uid.encode()) / 2**32
-        return parse_timestamp(last.finished_at) + QUOTA_RETRY_SECONDS * (1.0 + spread) - draft.now
+        return parse_timestamp(last.finished_at) + REFUSAL_RETRY_SECONDS * (1.0 + spread) - draft.now
     if last.outcome != "Failed":
         return 0.0
     delay = backoff_seconds(draft.status.faults_since_checkpoint)

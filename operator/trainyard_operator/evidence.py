@@ -23,8 +23,13 @@ _LOSS_REASONS = {
     "DeletionByTaintManager": Reason.NODE_LOST,
     "DeletionByPodGC": Reason.NODE_LOST,
     "TerminationByKubelet": Reason.EVICTED,
+    "WorkloadDeleted": Reason.PREEMPTED,
+    "NotAdmitted": Reason.PREEMPTED,
 }
-"""Reasons of the DisruptionTarget condition."""
+"""What the reasons of a disruption mean; those of Kueue are of its TerminationTarget condition."""
+
+_QUEUE_EVICTION = "WorkloadEvicted"
+"""How Kueue's reason begins when it takes back what it admitted, for whatever cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class Loss:
 def loss_of(pod: ObservedPod) -> Loss | None:
     """What took a pod away; None when its process ended by itself."""
     if pod.disruption:
-        reason = _LOSS_REASONS.get(pod.disruption, Reason.EVICTED)
+        by_queue = pod.disruption.startswith(_QUEUE_EVICTION)
+        reason = Reason.PREEMPTED if by_queue else _LOSS_REASONS.get(pod.disruption, Reason.EVICTED)
         return Loss(reason, f"{pod.disruption}: {pod.disruption_message}".removesuffix(": "))
     if pod.reason in ("Evicted", "Preempting", "NodeAffinity", "Shutdown", "NodeShutdown", "Terminated"):
         return Loss(Reason.EVICTED, f"{pod.reason}: {pod.message}".removesuffix(": "))
@@ -120,7 +126,8 @@ def _process_end(pod: ObservedPod, now: float) -> ProcessEnd:
 def _exit_code_of_lost(pod: ObservedPod, loss: Loss) -> int:
     """Exit code of a pod that was taken away.
 
-    Preemption is no fault of the run, whatever the process left with; nor is a process that saved its state.
+    Preemption, by the scheduler or by a queue, is no fault of the run, whatever the process left with; nor is
+    a process that saved its state.
     """
     if loss.reason is Reason.PREEMPTED:
         return ExitCode.PREEMPTED

@@ -48,6 +48,11 @@ class Gang:
         return tuple(index for index in range(self.size) if index not in seen)
 
     @property
+    def is_partial(self) -> bool:
+        """Whether only a part of its pods is there; a Job sees to its own."""
+        return self.job is None and bool(self.present and self.missing)
+
+    @property
     def succeeded(self) -> bool:
         """Whether the stage is done."""
         if self.job is not None:
@@ -90,12 +95,18 @@ def podless_seconds_left(gang: Gang, attempt: Attempt, now: float) -> float | No
     return parse_timestamp(attempt.pods_created_at) + PODLESS_SECONDS - now
 
 
-def tell_gang(draft: StatusDraft, gang: Gang) -> None:
-    """Set the conditions of a gang that is at work or on its way, and note when it got where."""
+def tell_gang(draft: StatusDraft, gang: Gang, queue: str) -> None:
+    """Set the conditions of a gang that is at work or on its way, and note when it got where.
+
+    Args:
+        draft: the status in the making, with an open attempt.
+        gang: what is seen of the attempt's stage.
+        queue: name of the queue that the run is in; empty for none.
+    """
     attempt = draft.attempt
     if attempt is None:
         raise ValueError("no attempt is open, so there is no gang to tell of")
-    _tell_admission(draft, gang)
+    _tell_admission(draft, gang, queue)
     is_scheduled = _tell_scheduling(draft, gang)
     is_running = _tell_running(draft, gang)
     noted: dict[str, object] = {}
@@ -108,9 +119,12 @@ def tell_gang(draft: StatusDraft, gang: Gang) -> None:
         draft.change_attempt(**noted)
 
 
-def _tell_admission(draft: StatusDraft, gang: Gang) -> None:
-    """Admitted: whether a queue lets the pods through."""
-    is_held = any(pod.gated for pod in gang.present) or (gang.job is not None and gang.job.suspended)
+def _tell_admission(draft: StatusDraft, gang: Gang, queue: str) -> None:
+    """Admitted: whether a queue lets the pods through; it has not yet what it has not even seen."""
+    if gang.job is not None:
+        is_held = gang.job.suspended or any(pod.gated for pod in gang.present)
+    else:
+        is_held = any(pod.gated for pod in gang.present) or bool(queue and gang.missing)
     if is_held:
         draft.condition(
             ConditionType.ADMITTED,

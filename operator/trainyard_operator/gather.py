@@ -11,7 +11,7 @@ from trainyard_api.names import Label, Reason, Stage
 from trainyard_api.policy.conditions import is_finished
 from trainyard_api.policy.upstream import Obstacle, Upstream, obstacle, with_models
 from trainyard_api.problems import InvalidRunError, Problem
-from trainyard_api.spec import TrainingRun
+from trainyard_api.spec import Metadata, TrainingRun
 from trainyard_api.validation import validate_document
 from trainyard_operator.cluster import CLAIMS, JOBS, PODS, Cluster
 from trainyard_operator.errors import NotFoundError
@@ -85,7 +85,8 @@ class Gatherer:
         attempts = run.status.attempts
         if attempts and attempts[-1].finished_at is None:
             await self._confirm_children(run)
-            return self._facts(run, reading.spec, problems=reading.problems)
+            spec = reading.spec or await self._planned_spec(run)
+            return self._facts(run, spec, problems=reading.problems)
         return await self._before_start(run, await self._resolved_before(run, reading))
 
     def forget(self, key: RunKey) -> None:
@@ -119,6 +120,19 @@ class Gatherer:
         models = {"model": plan.spec.model, "distillation": plan.spec.distillation}
         spec = reading.spec.model_copy(update={"spec": reading.spec.spec.model_copy(update=models)})
         return replace(reading, spec=spec)
+
+    async def _planned_spec(self, run: ObservedRun) -> TrainingRun | None:
+        """What an open attempt was started with, when the spec cannot be read any more; None without a plan.
+
+        Its pods live by the plan: their failures, deadlines and ends must not go unnoticed.
+        """
+        owner = Owner(run.key.name, run.key.namespace, run.key.uid)
+        try:
+            plan = await read_plan(self._cluster, owner, run.status.attempts[-1].number)
+        except NotFoundError:
+            return None
+        metadata = Metadata(name=run.key.name, namespace=run.key.namespace)
+        return TrainingRun(metadata=metadata, spec=plan.spec)
 
     def _facts(
         self,

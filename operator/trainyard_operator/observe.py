@@ -85,7 +85,7 @@ class ObservedPod:
     """Why the pod failed, in the kubelet's word, such as Evicted."""
     message: str
     disruption: str
-    """Reason of the DisruptionTarget condition, such as PreemptionByScheduler."""
+    """Why it is taken away, by the condition of whoever does: PreemptionByScheduler, WorkloadDeleted, ..."""
     disruption_message: str
     ended_at: float | None
     """Unix time of the operator's clock at which it was seen to have ended."""
@@ -187,8 +187,7 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
     waiting = _waiting(status)
     scheduled = conditions.get("PodScheduled", {})
     is_unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
-    disruption = conditions.get("DisruptionTarget", {})
-    is_disrupted = disruption.get("status") == "True"
+    disruption = _disruption(conditions)
     phase, end = status.get("phase", "Pending"), _end(state.get("terminated"))
     return ObservedPod(
         name=metadata["name"],
@@ -210,8 +209,8 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
         end=end,
         reason=status.get("reason", ""),
         message=status.get("message", ""),
-        disruption=disruption.get("reason", "") if is_disrupted else "",
-        disruption_message=disruption.get("message", "") if is_disrupted else "",
+        disruption=disruption.get("reason", ""),
+        disruption_message=disruption.get("message", ""),
         ended_at=now if end is not None or phase in ("Succeeded", "Failed") else None,
     )
 
@@ -277,6 +276,19 @@ def _place(raw: Object) -> tuple[RunKey, str, Stage, int, int] | None:
         int(attempt),
         int(index) if index.isdigit() else 0,
     )
+
+
+def _disruption(conditions: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The condition that tells why a pod is taken away; empty when none does.
+
+    Kueue sets TerminationTarget on the pods that it stops, Kubernetes itself DisruptionTarget. What Kueue
+    says comes first: it stops no pod that is being deleted already.
+    """
+    for kind in ("TerminationTarget", "DisruptionTarget"):
+        condition = conditions.get(kind, {})
+        if condition.get("status") == "True":
+            return condition
+    return {}
 
 
 def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,12 +16,12 @@ from tests.cluster.recipes import BATCH_QUEUE
 from tests.cluster.rest import Object, Rest
 from tests.cluster.scene import USUAL_SECONDS, Scene, attempts_of, gang, opened_scene
 from tests.cluster.steering import EXIT_CODE_ON_DELETE
-from trainyard_api.names import ExitCode, KueueName
+from trainyard_api.names import KueueName
 
 pytestmark = pytest.mark.control_plane
 
-SAVES = {"metadata": {"annotations": {EXIT_CODE_ON_DELETE: str(int(ExitCode.PREEMPTED))}}}
-"""Pods that are stopped save a checkpoint and say so."""
+IS_KILLED = {"metadata": {"annotations": {EXIT_CODE_ON_DELETE: "137"}}}
+"""Pods that are stopped say nothing of it: that the queue did it, only the queue tells."""
 
 
 @pytest.fixture
@@ -53,9 +53,13 @@ def scene(
 
 
 def create(scene: Scene, name: str, **labels: str) -> Object:
-    """A run of two nodes in the queue."""
+    """A run of two nodes in the queue, which can afford no fault."""
     run = scene.create(
-        name=name, scheduling={"queueName": QUEUE}, workers={"podTemplate": SAVES}, suspend=True
+        name=name,
+        scheduling={"queueName": QUEUE},
+        workers={"podTemplate": IS_KILLED},
+        restartPolicy={"maxRestarts": 0},
+        suspend=True,
     )
     scene.rest.merge("trainingruns", scene.namespace, name, {"metadata": {"labels": labels}})
     scene.edit(name=name, suspend=False)
@@ -74,13 +78,16 @@ def test_runs_take_turns_and_an_urgent_one_stops_another_which_goes_on_after_it(
     assert status["phase"] == "Pending"
     assert attempts_of(scene.status("first")) == ["Running"]
 
-    # An urgent one takes the room: the first saves, and waits in the queue as a new group.
+    # An urgent one takes the room: the first waits in the queue as a new group, and no fault is counted.
     urgent = create(scene, "urgent", **{KueueName.PRIORITY_CLASS.value: URGENT})
     scene.wait_for_condition("Running", "True", "StageStarted", "Train", name="urgent")
     stopped = scene.wait_for(
         lambda status: attempts_of(status) == ["Preempted", "Running"], "a second attempt", name="first"
     )
-    assert stopped["restarts"] == 0
+    assert (stopped["restarts"], stopped.get("faultsSinceCheckpoint", 0)) == (0, 0)
+    failure = stopped["attempts"][0]["failure"]
+    assert failure["reason"] == "Preempted"
+    assert failure["message"].startswith("WorkloadEvictedDueToPreempted: ")
     scene.wait_for_condition("Admitted", "False", "WaitingForQuota", name="first")
 
     scene.play(everything_succeeds)
