@@ -13,6 +13,7 @@ from trainyard_api.errors import ConfigurationError
 from trainyard_api.model import ApiModel
 from trainyard_api.names import DEFAULT_RENDEZVOUS_PORT, Environment, File, Stage
 from trainyard_api.spec import Training, TrainingRun, TrainingRunSpec, Workers
+from trainyard_api.spec_distillation import Teacher
 from trainyard_api.spec_model import Model
 
 
@@ -53,6 +54,8 @@ class RunPaths(ApiModel):
     """Logs of this attempt."""
     base_model: str = ""
     """Folder of the run, or URI, of the model to start from; empty where the weights are random."""
+    teacher: str = ""
+    """Folder of the run, or URI, of the model to imitate; empty where there is none."""
 
 
 class NodePlan(ApiModel):
@@ -143,8 +146,14 @@ def plan_batch(training: Training, workers: Workers) -> BatchPlan:
     )
 
 
-def plan_paths(name: str, storage_root: str, attempt: int, model: Model | None = None) -> RunPaths:
-    """Where a run of this name keeps what under a storage root, and the place of the model it starts from."""
+def plan_paths(
+    name: str,
+    storage_root: str,
+    attempt: int,
+    model: Model | None = None,
+    teacher: Teacher | None = None,
+) -> RunPaths:
+    """Where a run of this name keeps what under a storage root, and the places of the models it reads."""
     root = PurePosixPath(storage_root)
     folder = root / name
     return RunPaths(
@@ -153,12 +162,13 @@ def plan_paths(name: str, storage_root: str, attempt: int, model: Model | None =
         checkpoints=str(folder / File.CHECKPOINTS),
         model=str(folder / File.MODEL),
         logs=str(folder / File.LOGS / f"attempt-{attempt}"),
-        base_model=_base_model(root, model) if model is not None else "",
+        base_model=_stored_model(root, model) if model is not None else "",
+        teacher=_stored_model(root, teacher) if teacher is not None else "",
     )
 
 
-def _base_model(root: PurePosixPath, model: Model) -> str:
-    """The place of the model to start from; runs of one storage lie side by side."""
+def _stored_model(root: PurePosixPath, model: Model | Teacher) -> str:
+    """The place of a stored model; runs of one storage lie side by side."""
     if model.from_run is not None:
         return str(root / model.from_run.name / File.MODEL)
     return model.pretrained.uri if model.pretrained is not None else ""
@@ -192,7 +202,9 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
     Raises:
         ConfigurationError: the world size does not divide the batch.
     """
-    paths = plan_paths(run.metadata.name, storage_root, attempt, run.spec.model)
+    distillation = run.spec.distillation
+    teacher = distillation.teacher if distillation is not None else None
+    paths = plan_paths(run.metadata.name, storage_root, attempt, run.spec.model, teacher)
     plan_file = plan_file or str(PurePosixPath(paths.run_folder) / File.PLAN)
     command = (python, "-m", "trainyard_trainer")
     return RunPlan(

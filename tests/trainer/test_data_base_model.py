@@ -153,13 +153,13 @@ def test_an_encoder_is_refused_for_a_causal_objective_with_what_to_write_instead
     error = refusal(tmp_path, model, ConfigurationError, pretraining={"objective": "CausalLM"})
     assert error.where == "spec.pretraining.objective"
     assert "bert and serves MaskedLM, not CausalLM" in error.problem
-    assert error.remedy == "Set it to MaskedLM, or start from a model of type llama or gpt2"
+    assert error.remedy == "Set it to MaskedLM, or use a model of type llama or gpt2"
 
 
 def test_a_decoder_is_refused_for_a_masked_objective(llama, tmp_path):
     write_lines(tmp_path / "texts.jsonl")
     error = refusal(tmp_path, llama, ConfigurationError)
-    assert error.remedy == "Set it to CausalLM, or start from a model of type bert or modernbert"
+    assert error.remedy == "Set it to CausalLM, or use a model of type bert or modernbert"
 
 
 def test_rows_longer_than_the_models_positions_are_refused(model, tmp_path):

@@ -35,7 +35,7 @@ def prepared(tmp_path, model, **changes):
 
 
 def load(plan, data):
-    return load_base_model(plan, data, data.manifest.base_model, "MaskedLM")
+    return load_base_model(plan, data, "MaskedLM")
 
 
 @pytest.mark.parametrize("preset", ["bert-tiny", "modernbert-tiny", "llama-tiny", "gpt2-tiny"])
@@ -44,7 +44,7 @@ def test_the_weights_are_those_of_the_stored_model_bit_by_bit_and_random_state_i
     objective = PRESETS[preset].objective
     plan, data = prepared(tmp_path, model, pretraining={"objective": objective})
     before = torch.get_rng_state()
-    loaded = load_base_model(plan, data, data.manifest.base_model, objective)
+    loaded = load_base_model(plan, data, objective)
     assert torch.equal(torch.get_rng_state(), before)
     state = loaded.model.state_dict()
     weights = stored_weights(model)

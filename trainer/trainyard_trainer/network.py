@@ -45,8 +45,9 @@ def build_network(
     spec, base = plan.spec, data.manifest.base_model
     kind = model_kind(spec)
     new_parameters: tuple[str, ...] = ()
-    if base is not None and (checkpoint is None or checkpoint.manifest.frozen):
-        loaded = load_base_model(plan, data, base, kind)
+    needs_base = checkpoint is None or bool(checkpoint.manifest.frozen)
+    loaded = load_base_model(plan, data, kind) if needs_base else None
+    if loaded is not None and base is not None:
         model, new_parameters = loaded.model, loaded.initialised
         if recorder is not None and checkpoint is None:
             recorder.started_from(base.run or base.uri, loaded.record(base.hash))

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_api.spec import TrainingRunSpec
+from trainyard_trainer.data.model_place import ModelPlace
 from trainyard_trainer.data.special_tokens import Objective
 
 CONFIG = "config.json"
@@ -91,34 +92,42 @@ def _objective_field(spec: TrainingRunSpec) -> str:
     return f"spec.fineTuning.{'objective' if continued else 'task'}"
 
 
-def check_config(content: bytes, spec: TrainingRunSpec, objective: Objective) -> BaseConfig:
-    """Refuse a configuration that the run cannot train, before anything large is read.
+def check_config(
+    content: bytes, spec: TrainingRunSpec, objective: Objective, place: ModelPlace
+) -> BaseConfig:
+    """Refuse a configuration that the run cannot use, before anything large is read.
+
+    Args:
+        content: `config.json`.
+        spec: the run.
+        objective: what it trains for.
+        place: the model.
 
     Raises:
         DataError: it is damaged, needs code of its own, or describes no model that Trainyard trains.
         ConfigurationError: it serves another objective, or its rows are shorter than the run's.
     """
-    where = base_field(spec)
+    where = place.where
     config = parse_object(content, where, CONFIG)
     for name, problem in _REFUSED.items():
         if config.get(name):
-            raise DataError(where, f"{CONFIG} sets {name}: {problem}", "Start from another model")
+            raise DataError(where, f"{CONFIG} sets {name}: {problem}", "Use another model")
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if not isinstance(model_type, str) or family is None:
         raise DataError(
             where,
             f"its model_type {model_type!r} is none that Trainyard trains",
-            f"Start from a model of type {', '.join(FAMILIES)}",
+            f"Use a model of type {', '.join(FAMILIES)}",
         )
     if family.objective != objective:
         fitting = [name for name, other in FAMILIES.items() if other.objective == objective]
         field = _objective_field(spec)
-        start = f"tart from a model of type {' or '.join(fitting)}"
+        other = f"se a model of type {' or '.join(fitting)}"
         raise ConfigurationError(
             field,
-            f"the model to start from is of type {model_type} and serves {family.objective}, not {objective}",
-            f"Set it to {family.objective}, or s{start}" if field.endswith("objective") else f"S{start}",
+            f"{place.role} is of type {model_type} and serves {family.objective}, not {objective}",
+            f"Set it to {family.objective}, or u{other}" if field.endswith("objective") else f"U{other}",
         )
     checked = BaseConfig(
         model_type=model_type,
@@ -128,8 +137,7 @@ def check_config(content: bytes, spec: TrainingRunSpec, objective: Objective) ->
     if spec.data.sequence_length > checked.maximum_positions:
         raise ConfigurationError(
             "spec.data.sequenceLength",
-            f"{spec.data.sequence_length} exceeds the {checked.maximum_positions} positions of the model "
-            "to start from",
+            f"{spec.data.sequence_length} exceeds the {checked.maximum_positions} positions of {place.role}",
             f"Set it to at most {checked.maximum_positions}",
         )
     return checked

@@ -1,4 +1,4 @@
-"""The stored model that a run starts from: found, checked and described before any text is read."""
+"""The stored models that a run reads: found, checked and described before any text is read."""
 
 import hashlib
 import os
@@ -18,7 +18,6 @@ from trainyard_trainer.data.base_config import (
     MAXIMUM_JSON_BYTES,
     TOKENIZER,
     BaseConfig,
-    base_field,
     check_config,
     check_weights,
     parse_object,
@@ -26,12 +25,12 @@ from trainyard_trainer.data.base_config import (
 )
 from trainyard_trainer.data.existing_tokenizer import WHERE as TOKENIZER_FIELD
 from trainyard_trainer.data.existing_tokenizer import parse_tokenizer, read_existing, vocabulary_hash
-from trainyard_trainer.data.fetch_model import fetch_model, open_remote
+from trainyard_trainer.data.fetch_model import Choose, fetch_model, open_remote
 from trainyard_trainer.data.files import sha256_of_file, write_hashed
-from trainyard_trainer.data.locations import is_local
 from trainyard_trainer.data.manifest import BaseModelManifest, FileRecord, TokenizerManifest, content_hash
+from trainyard_trainer.data.model_place import ModelPlace
 from trainyard_trainer.data.parallel import Advance
-from trainyard_trainer.data.sources import FileHashes, resolve_mounts
+from trainyard_trainer.data.sources import FileHashes
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.training_record import TRAINING_RECORD
@@ -41,7 +40,7 @@ STEP = "base-model"
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A checked model to start from."""
+    """A checked model."""
 
     manifest: BaseModelManifest
     """What it is."""
@@ -49,8 +48,13 @@ class BaseModel:
     """Its prepared folder."""
     folder: Path
     """Where its files lie: its own folder, or the prepared one where they were fetched."""
-    where: str
-    """The field of the spec that names it."""
+    place: ModelPlace
+    """How the plan names it."""
+
+    @property
+    def where(self) -> str:
+        """The field of the spec that names it."""
+        return self.place.where
 
 
 @dataclass(frozen=True)
@@ -63,29 +67,25 @@ class ChosenTokenizer:
     """The field of the spec that it comes from."""
 
 
-def local_folder(plan: RunPlan) -> Path | None:
-    """The folder of the model to start from, where it lies in a file system of this machine."""
-    reference = plan.paths.base_model
-    if "://" not in reference:
-        return Path(reference)
-    resolved = resolve_mounts(reference, plan.mounts)
-    return Path(resolved.partition("://")[2]) if is_local(resolved) else None
-
-
-def weights_folder(plan: RunPlan, prepared: Path, manifest: BaseModelManifest) -> Path:
-    """Where the weights lie that a run of this plan starts from."""
-    return local_folder(plan) or prepared / manifest.folder
+def weights_folder(place: ModelPlace, prepared: Path, manifest: BaseModelManifest) -> Path:
+    """Where the weights of a model lie."""
+    return place.local or prepared / manifest.folder
 
 
 def open_base_model(
-    plan: RunPlan, objective: Objective, store: StepStore, start: Callable[[], Advance]
+    place: ModelPlace,
+    spec: TrainingRunSpec,
+    objective: Objective,
+    store: StepStore,
+    start: Callable[[], Advance],
 ) -> BaseModel:
-    """Find and check the model to start from, and keep its configuration in the prepared folder.
+    """Find and check a stored model, and keep its configuration in the prepared folder.
 
     A model of this machine's file systems is used where it is; others are fetched.
 
     Args:
-        plan: the run.
+        place: the model.
+        spec: the run that needs it.
         objective: what it will be trained for.
         store: the prepared folder.
         start: called when bytes begin to be read; returns what is told of them.
@@ -95,17 +95,16 @@ def open_base_model(
         ConfigurationError: it does not fit the run's objective or its rows.
         TransientError: the hub cannot be reached.
     """
-    where = base_field(plan.spec)
-    folder = local_folder(plan)
+    choose = _choose(place, spec, objective)
+    folder = place.local
     if folder is None:
-        step = _fetched(plan, objective, store, start)
+        step = _fetched(place, choose, store, start)
         folder = step.folder
     else:
-        step = _local(folder, plan.spec, objective, store, start)
-    config = check_config((step.folder / CONFIG).read_bytes(), plan.spec, objective)
-    check_weights(folder, [name for name in step.manifest.details["files"] if name != CONFIG], where)
-    manifest = _described(plan, step, config)
-    return BaseModel(manifest, step, folder, where)
+        step = _local(folder, place, choose, store, start)
+    config = check_config((step.folder / CONFIG).read_bytes(), spec, objective, place)
+    check_weights(folder, [name for name in step.manifest.details["files"] if name != CONFIG], place.where)
+    return BaseModel(_described(place, step, config), step, folder, place)
 
 
 def choose_tokenizer(plan: RunPlan, base: BaseModel) -> ChosenTokenizer:
@@ -164,19 +163,19 @@ def _check_vocabulary(chosen: ChosenTokenizer, own: ChosenTokenizer, uri: str, b
 
 
 def _local(
-    folder: Path, spec: TrainingRunSpec, objective: Objective, store: StepStore, start: Callable[[], Advance]
+    folder: Path, place: ModelPlace, choose: Choose, store: StepStore, start: Callable[[], Advance]
 ) -> FinishedStep:
     """The step of a model that stays where it is; only its configuration is copied."""
-    where = base_field(spec)
+    where = place.where
     if not (folder / CONFIG).is_file():
         remedy = (
             "Let that run succeed first; its folder must lie in the same storage"
-            if spec.model.from_run is not None
+            if place.run is not None
             else "Name the folder of a stored model, or map it with --mount"
         )
         raise DataError(where, f"{folder} holds no model: it has no {CONFIG}", remedy)
     config = _read_bounded(folder / CONFIG, where)
-    weights = _choose(spec, objective)([path.name for path in folder.iterdir() if path.is_file()], folder)
+    weights = choose([path.name for path in folder.iterdir() if path.is_file()], folder)
     hashes = FileHashes(store.root, start())
     local = fsspec.filesystem("file")
     records = [FileRecord(name=CONFIG, size_bytes=len(config), sha256=hashlib.sha256(config).hexdigest())]
@@ -215,26 +214,26 @@ def _check_record(folder: Path, records: list[FileRecord], where: str) -> None:
 
 
 def _fetched(
-    plan: RunPlan, objective: Objective, store: StepStore, start: Callable[[], Advance]
+    place: ModelPlace, choose: Choose, store: StepStore, start: Callable[[], Advance]
 ) -> FinishedStep:
     """The step of a model that is copied from elsewhere."""
-    remote = open_remote(plan.paths.base_model)
+    remote = open_remote(place.reference)
 
     def body(target: Path) -> StepOutcome:
-        weights = fetch_model(remote, target, _choose(plan.spec, objective), start())
+        weights = fetch_model(remote, target, choose, start())
         files = tuple(_stored(path) for path in sorted(target.iterdir()))
         used = [file for file in files if file.name in {CONFIG, *weights}]
         return StepOutcome(files, {"bytes": sum(file.size_bytes for file in files)}, _details(used))
 
-    return store.run(STEP, {"uri": plan.paths.base_model, **remote.identity}, body)
+    return store.run(STEP, {"uri": place.reference, **remote.identity}, body)
 
 
-def _choose(spec: TrainingRunSpec, objective: Objective) -> Callable[[Iterable[str], Path], tuple[str, ...]]:
+def _choose(place: ModelPlace, spec: TrainingRunSpec, objective: Objective) -> Choose:
     """Checks the small files of a model, and tells which files hold its weights."""
 
     def choose(names: Iterable[str], folder: Path) -> tuple[str, ...]:
-        where = base_field(spec)
-        check_config(_read_bounded(folder / CONFIG, where), spec, objective)
+        where = place.where
+        check_config(_read_bounded(folder / CONFIG, where), spec, objective, place)
         present = list(names)
         index = _read_bounded(folder / INDEX, where) if INDEX in present else None
         return weight_names(present, index, where)
@@ -262,15 +261,14 @@ def _details(records: Iterable[FileRecord]) -> dict[str, object]:
     return {"files": {record.name: [record.size_bytes, record.sha256] for record in records}}
 
 
-def _described(plan: RunPlan, step: FinishedStep, config: BaseConfig) -> BaseModelManifest:
+def _described(place: ModelPlace, step: FinishedStep, config: BaseConfig) -> BaseModelManifest:
     files = tuple(
         FileRecord(name=name, size_bytes=size_bytes, sha256=sha256)
         for name, (size_bytes, sha256) in sorted(step.manifest.details["files"].items())
     )
-    from_run = plan.spec.model.from_run
-    reference = plan.paths.base_model
+    reference = place.reference
     return BaseModelManifest(
-        run=from_run.name if from_run is not None else None,
+        run=place.run,
         uri=reference if "://" in reference else Path(reference).as_uri(),
         hash=content_hash(files),
         folder=step.folder.name,

@@ -45,6 +45,7 @@ from trainyard_trainer.data.manifest import (
     TokenizerManifest,
     hash_of,
 )
+from trainyard_trainer.data.model_place import ModelPlace, base_place, teacher_place
 from trainyard_trainer.data.normalize import NORMALIZATION
 from trainyard_trainer.data.pack_step import PackOptions, pack_shards
 from trainyard_trainer.data.parallel import Pool
@@ -161,10 +162,20 @@ class _Preparation:
         return self.plan.spec.language_modeling.objective
 
     def base_model(self) -> BaseModel | None:
-        if not self.plan.paths.base_model:
+        return self.stored_model(base_place(self.plan), "base model")
+
+    def teacher(self) -> BaseModel | None:
+        return self.stored_model(teacher_place(self.plan), "teacher")
+
+    def stored_model(self, place: ModelPlace | None, name: str) -> BaseModel | None:
+        if place is None:
             return None
         return open_base_model(
-            self.plan, self.objective, self.store, lambda: self.progress.start("base model", None, "bytes")
+            place,
+            self.plan.spec,
+            self.objective,
+            self.store,
+            lambda: self.progress.start(name, None, "bytes"),
         )
 
     def list_sources(self) -> list[list[InputFile]]:

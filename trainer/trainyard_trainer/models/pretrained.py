@@ -20,6 +20,7 @@ from trainyard_trainer.data.base_config import CONFIG, base_field
 from trainyard_trainer.data.base_model import weights_folder
 from trainyard_trainer.data.files import sha256_of_file
 from trainyard_trainer.data.manifest import BaseModelManifest, DataManifest
+from trainyard_trainer.data.model_place import ModelPlace, base_place
 from trainyard_trainer.models.architecture import served_objective
 from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, build_config
 from trainyard_trainer.training_record import StartRecord
@@ -130,19 +131,47 @@ def _set_task(config: PreTrainedConfig, fine_tuning: FineTuning, manifest: DataM
     config.label2id = {name: number for number, name in enumerate(names)}
 
 
-def load_base_model(plan: RunPlan, data: ModelData, base: BaseModelManifest, kind: ModelKind) -> LoadedModel:
-    """The stored model that a run starts from, equal on every rank.
+def load_base_model(plan: RunPlan, data: ModelData, kind: ModelKind) -> LoadedModel | None:
+    """The stored model that a run starts from; None where its weights are random.
+
+    Raises:
+        DataError: see `load_stored_model`.
+    """
+    place, base = base_place(plan), data.manifest.base_model
+    if place is None or base is None:
+        return None
+    config = model_config(plan.spec, data)
+    return load_stored_model(place, data.prepared, base, config, kind, seed=plan.spec.training.seed)
+
+
+def load_stored_model(  # noqa: PLR0913 - what describes a model, and what it is loaded as
+    place: ModelPlace,
+    prepared: Path,
+    base: BaseModelManifest,
+    config: PreTrainedConfig,
+    kind: ModelKind,
+    *,
+    seed: int,
+) -> LoadedModel:
+    """A stored model, equal on every rank.
+
+    Args:
+        place: how the plan names it.
+        prepared: the prepared folder of the storage.
+        base: what it was when it was checked.
+        config: its configuration, with the run's own classes.
+        kind: what it computes behind its body.
+        seed: decides the weights that it lacks.
 
     Raises:
         DataError: its files changed since they were checked, or its weights do not fit its configuration.
     """
-    where = base_field(plan.spec)
-    config = model_config(plan.spec, data)
+    where = place.where
     weights = [file.name for file in base.files if file.name != CONFIG]
-    folder = weights_folder(plan, data.prepared, base)
+    folder = weights_folder(place, prepared, base)
     _check_files(folder, weights, base, where)
     with _only(folder, weights) as view, _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.spec.training.seed)
+        torch.manual_seed(seed)
         if kind == "CausalLM":
             # Transformers looks for these settings of generation, and fails where it finds none.
             GenerationConfig.from_model_config(config).save_pretrained(view)
