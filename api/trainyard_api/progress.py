@@ -43,6 +43,8 @@ class HistoryRecord(ApiModel):
     """Unix time, in seconds."""
     loss: float | None = None
     """Training loss in nats per predicted token."""
+    loss_terms: dict[str, float] | None = None
+    """Mean of each term of the loss before its weight, by name; not set where there is only one."""
     evaluation_loss: float | None = None
     """Loss on the held-out documents in nats per predicted token."""
     metrics: dict[str, float] | None = None

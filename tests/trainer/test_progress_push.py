@@ -272,6 +272,7 @@ class Sink:
 
 def figures(loss):
     return StepFigures(
+        loss_terms={},
         loss=loss,
         gradient_norm=0.5,
         learning_rate=1e-3,

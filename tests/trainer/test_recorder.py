@@ -24,6 +24,7 @@ def clock():
 def figures(**changes):
     values = {
         "loss": 2.5,
+        "loss_terms": {"labels": 2.5},
         "gradient_norm": 0.75,
         "learning_rate": 1e-3,
         "num_tokens": 900,

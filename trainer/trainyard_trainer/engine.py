@@ -127,18 +127,22 @@ class Engine:
     zero_stage: int
     gradient_clipping: float
 
-    def backward(self, loss_sum: torch.Tensor, weight_of_step: float) -> None:
+    def backward(self, term_sums: torch.Tensor, factors: torch.Tensor) -> None:
         """Add the gradient of a micro-batch's share of the step's mean loss.
 
-        DeepSpeed averages gradients over ranks, so each rank's sum is divided by the weight of the
-        predictions of all ranks and all micro-batches (without class weights their number) and multiplied by
-        the number of ranks; the mean over a whole step does not depend on its division.
+        DeepSpeed averages gradients over ranks, so each rank's sums are divided by what all ranks and all
+        micro-batches hold together and multiplied by the number of ranks; the mean over a whole step does not
+        depend on its division.
+
+        Args:
+            term_sums: [terms], see `forward`.
+            factors: fp32 [terms], see `methods.loss_terms.term_factors`.
         """
-        share = loss_sum * (self.ranks.world_size / weight_of_step)
+        share = (term_sums * factors).sum() * self.ranks.world_size
         self.deepspeed_engine.backward(share, scale_wrt_gas=False)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The summed loss of a micro-batch."""
+        """The summed loss of a micro-batch, a scalar; of a student in training the sum of each term."""
         return self.deepspeed_engine(*batch.model_arguments(self.ranks.device))  # type: ignore[no-any-return]
 
     def predict(self, batch: Batch) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
+from trainyard_trainer.models.distilled_model import PROJECTIONS
 from trainyard_trainer.models.pretrained import ModelData
 from trainyard_trainer.network import build_network
 
@@ -60,7 +61,11 @@ def trained_weights(plan: RunPlan, data: ModelData, checkpoint: CommittedCheckpo
     Raises:
         DataError: the stored model that holds the frozen weights changed.
     """
-    stored = load_model_weights(checkpoint)
+    stored = {
+        name: tensor
+        for name, tensor in load_model_weights(checkpoint).items()
+        if not name.startswith(f"{PROJECTIONS}.")
+    }
     if not checkpoint.manifest.frozen:
         return TrainedWeights(stored)
     network = build_network(plan, data, checkpoint)

@@ -10,6 +10,7 @@ from trainyard_api.spec_objectives import Adaptation
 from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
 from trainyard_trainer.models.adaptation import Adapted, adapt
 from trainyard_trainer.models.build import build_model, model_kind
+from trainyard_trainer.models.distilled_model import PROJECTIONS
 from trainyard_trainer.models.pretrained import ModelData, load_base_model, model_config
 from trainyard_trainer.recorder import Recorder
 
@@ -73,7 +74,7 @@ def _load(model: PreTrainedModel, adapted: Adapted, checkpoint: CommittedCheckpo
     Raises:
         DataError: it holds other parameters than those that train.
     """
-    stored = set(checkpoint.manifest.parameters)
+    stored = {name for name in checkpoint.manifest.parameters if not name.startswith(f"{PROJECTIONS}.")}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if stored != trained or set(checkpoint.manifest.frozen) != adapted.frozen:
         different = sorted(stored ^ trained)[:3]

@@ -1,7 +1,7 @@
 """What rank 0 writes while it trains: progress, history and events; other ranks write nothing."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class StepFigures:
 
     loss: float
     """Nats per predicted token."""
+    loss_terms: Mapping[str, float]
+    """Mean of each term of the loss before its weight."""
     gradient_norm: float
     """L2 norm before clipping."""
     learning_rate: float
@@ -73,6 +75,7 @@ class Recorder:
                 step=state.step,
                 time=self._clock(),
                 loss=figures.loss,
+                loss_terms=dict(figures.loss_terms) if len(figures.loss_terms) > 1 else None,
                 learning_rate=figures.learning_rate,
                 gradient_norm=figures.gradient_norm,
                 tokens=figures.num_tokens,

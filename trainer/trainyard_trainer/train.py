@@ -29,6 +29,7 @@ from trainyard_trainer.checkpoint import (
     save_checkpoint,
 )
 from trainyard_trainer.data.manifest import DataManifest
+from trainyard_trainer.distillation import with_teacher
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.engine import Engine, build_engine, check_precision
 from trainyard_trainer.evaluation.evaluator import (
@@ -38,6 +39,7 @@ from trainyard_trainer.evaluation.evaluator import (
     keeps_best,
     measure_loss,
 )
+from trainyard_trainer.methods.loss_terms import LossTerm, term_factors, term_means
 from trainyard_trainer.network import build_network
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
@@ -82,6 +84,7 @@ class Trainer:
     plan: RunPlan
     ranks: Ranks
     engine: Engine
+    terms: tuple[LossTerm, ...]
     source: Supply
     recorder: Recorder
     stop: StopRequest
@@ -111,9 +114,10 @@ def set_up(
     checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
     check_data(checkpoint, workload.data.manifest)
     network = build_network(plan, workload.data, checkpoint, recorder)
+    model, terms = with_teacher(plan, workload, network.model, ranks.device, checkpoint)
     startup.mark("modelSeconds")
 
-    engine = build_engine(plan, workload.model(network.model), ranks, network.adapted.paces)
+    engine = build_engine(plan, model, ranks, network.adapted.paces)
     if checkpoint is not None:
         restore_engine(engine, checkpoint)
         recorder.resumed(checkpoint)
@@ -123,6 +127,7 @@ def set_up(
         plan=plan,
         ranks=ranks,
         engine=engine,
+        terms=terms,
         source=workload.supply(ranks.rank),
         recorder=recorder,
         stop=stop,
@@ -172,13 +177,16 @@ def run(trainer: Trainer) -> ExitCode:
 
             learning_rate = step_learning_rate(trainer, counts.total_steps)
             trainer.engine.set_learning_rate(learning_rate, trainer.state.step)
-            loss_sum, gradient_norm = optimizer_step(trainer, micro_batches, counts.loss_weight)
-            loss = trainer.ranks.sums([loss_sum])[0] / counts.loss_weight
+            factors = term_factors(trainer.terms, counts)
+            term_sums, gradient_norm = optimizer_step(trainer, micro_batches, factors)
+            means = term_means(trainer.terms, factors, trainer.ranks.sums(term_sums))
+            loss = sum(term.weight * means[term.name] for term in trainer.terms)
             step_seconds = time.perf_counter() - started
             trainer.state = advance(trainer.state, counts, step_seconds)
             check_finite(trainer, loss, gradient_norm)
             figures = StepFigures(
                 loss=loss,
+                loss_terms=means,
                 gradient_norm=gradient_norm,
                 learning_rate=learning_rate,
                 num_tokens=counts.num_tokens,
@@ -203,6 +211,7 @@ class StepCounts:
     """What all ranks agree on before a step."""
 
     loss_weight: float
+    num_labels: int
     num_tokens: int
     num_positions: int
     total_steps: int
@@ -216,9 +225,10 @@ def agree_on_step(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepCount
     Rank 0's clock decides a wall-clock budget, so that no two ranks disagree on the last step.
     """
     state, budget = trainer.state, trainer.plan.spec.training.budget
-    weight, tokens, positions, stops, elapsed_seconds = trainer.ranks.sums(
+    weight, labels, tokens, positions, stops, elapsed_seconds = trainer.ranks.sums(
         [
             sum(batch.loss_weight for batch in micro_batches),
+            sum(batch.num_labels for batch in micro_batches),
             sum(batch.num_tokens for batch in micro_batches),
             sum(batch.num_positions for batch in micro_batches),
             float(trainer.stop.requested),
@@ -236,7 +246,8 @@ def agree_on_step(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepCount
     if trainer.evaluator is not None:
         finished = finished or trainer.evaluator.has_stopped_improving(state.selection)
     return StepCounts(
-        loss_weight=weight or 1.0,
+        loss_weight=weight,
+        num_labels=round(labels),
         num_tokens=round(tokens),
         num_positions=round(positions),
         total_steps=max(state.step, total_steps or 1),
@@ -253,21 +264,22 @@ def step_learning_rate(trainer: Trainer, total_steps: int) -> float:
 
 
 def optimizer_step(
-    trainer: Trainer, micro_batches: Sequence[Batch], loss_weight: float
-) -> tuple[float, float]:
-    """Forward, backward and update; this rank's summed loss and the gradient norm before clipping."""
+    trainer: Trainer, micro_batches: Sequence[Batch], factors: Sequence[float]
+) -> tuple[list[float], float]:
+    """Forward, backward and update; this rank's sum of each term and the gradient norm before clipping."""
     engine = trainer.engine
-    loss_sum = torch.zeros((), device=trainer.ranks.device)
+    term_sums = torch.zeros(len(factors), device=trainer.ranks.device)
+    factors_on_device = torch.tensor(factors, device=trainer.ranks.device)
     clipped_norm = None
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(trainer.plan.spec.training.seed, batch.first_row))
-        loss = engine.forward(batch)
-        engine.backward(loss, loss_weight)
-        loss_sum += loss.detach()
+        sums = engine.forward(batch).reshape(-1)
+        engine.backward(sums, factors_on_device)
+        term_sums += sums.detach()
         if index == len(micro_batches) - 1:
             clipped_norm = engine.clip_at_stage_0()
         engine.mark_micro_step()
-    return float(loss_sum), engine.gradient_norm() if clipped_norm is None else clipped_norm
+    return term_sums.tolist(), engine.gradient_norm() if clipped_norm is None else clipped_norm
 
 
 def dropout_seed(seed: int, first_row: int) -> int:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from trainyard_api.plan import RunPlan
@@ -18,6 +17,7 @@ from trainyard_trainer.data.labelled.dataset import open_labelled
 from trainyard_trainer.data.labelled.task import labelled_task
 from trainyard_trainer.engine import COMPUTE_DTYPES
 from trainyard_trainer.methods.objective import Objective, build_objective
+from trainyard_trainer.models.distilled_model import Watched
 from trainyard_trainer.models.language_model import LanguageModel
 from trainyard_trainer.models.pretrained import ModelData
 from trainyard_trainer.models.task_model import TaskModel, task_loss
@@ -42,7 +42,7 @@ class Workload:
     num_tokens: int
     labels: tuple[str, ...]
     supply: Callable[[int], Supply]
-    model: Callable[[PreTrainedModel], nn.Module]
+    model: Callable[[PreTrainedModel], Watched]
 
 
 def open_workload(plan: RunPlan) -> Workload:

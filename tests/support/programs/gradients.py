@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.distributed import join_gang, leave_gang
+from trainyard_trainer.methods.loss_terms import term_factors
 from trainyard_trainer.signals import StopRequest
 from trainyard_trainer.startup import Startup
 from trainyard_trainer.train import Trainer, agree_on_step, set_up
@@ -22,10 +23,11 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     micro_batches = trainer.source.step_batches(0)
     counts = agree_on_step(trainer, micro_batches)
     engine = trainer.engine
+    factors = torch.tensor(term_factors(trainer.terms, counts))
     for batch in micro_batches[:-1]:
-        engine.backward(engine.forward(batch), counts.loss_weight)
+        engine.backward(engine.forward(batch).reshape(-1), factors)
         engine.mark_micro_step()
-    engine.backward(engine.forward(micro_batches[-1]), counts.loss_weight)
+    engine.backward(engine.forward(micro_batches[-1]).reshape(-1), factors)
     return {
         name: parameter.grad.clone() for name, parameter in engine.deepspeed_engine.module.named_parameters()
     }

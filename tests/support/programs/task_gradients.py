@@ -76,7 +76,7 @@ def gradients(plan: RunPlan, ranks: Ranks) -> dict[str, torch.Tensor]:
     for index, batch in enumerate(batches):
         loss = engine.forward(batch)
         loss_sum += float(loss.detach())
-        engine.backward(loss, weight)
+        engine.backward(loss.reshape(1), torch.tensor([1.0 / weight]))
         if index < len(batches) - 1:
             engine.mark_micro_step()
     found = {

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,26 @@ class BaseModel:
     def where(self) -> str:
         """The field of the spec that names it."""
         return self.place.where
+
+
+@dataclass(frozen=True)
+class Models:
+    """The stored models of a run."""
+
+    base: BaseModel | None
+    """The one that it starts from."""
+    teacher: BaseModel | None
+    """The one that it listens to."""
+
+    @property
+    def reader(self) -> BaseModel | None:
+        """The model whose tokens the run reads; None where its tokenizer does not depend on a model."""
+        return self.base or self.teacher
+
+    @property
+    def all(self) -> tuple[BaseModel, ...]:
+        """Those that there are."""
+        return tuple(model for model in (self.base, self.teacher) if model is not None)
 
 
 @dataclass(frozen=True)
@@ -147,6 +167,38 @@ def check_rows_of_embedding(tokenizer: TokenizerManifest, base: BaseModel, where
             f"the tokenizer has {tokenizer.vocabulary_size} entries and the model of {base.manifest.uri} "
             f"{rows} rows",
             "Use the tokenizer that the model was trained with",
+        )
+
+
+def check_vocabulary(chosen: ChosenTokenizer, model: BaseModel) -> None:
+    """Refuse a tokenizer whose vocabulary is not that of a model.
+
+    Raises:
+        DataError: the model has another vocabulary, or no tokenizer to tell by.
+    """
+    if not (model.folder / TOKENIZER).is_file():
+        raise DataError(
+            model.where, f"{model.folder} has no {TOKENIZER} to compare", "Store the model with its tokenizer"
+        )
+    own = ChosenTokenizer(*read_existing(str(model.folder), {}, model.where), model.where)
+    _check_vocabulary(chosen, own, "the tokenizer of the model to start from", model)
+
+
+def check_classes(teacher: BaseModel, names: Sequence[str]) -> None:
+    """Refuse a teacher that tells other classes apart than the data, or in another order.
+
+    Raises:
+        DataError: its configuration names others.
+    """
+    config = parse_object(_read_bounded(teacher.step.folder / CONFIG, teacher.where), teacher.where, CONFIG)
+    named = config.get("id2label")
+    found = [named[key] for key in sorted(named, key=int)] if isinstance(named, dict) else []
+    if names and found != list(names):
+        raise DataError(
+            teacher.where,
+            f"the teacher's classes are {', '.join(map(str, found[:10])) or 'not told'}, and the data's "
+            f"{', '.join(names[:10])}",
+            "Use a teacher that was fine-tuned for this task, and set spec.fineTuning.labels to its classes",
         )
 
 

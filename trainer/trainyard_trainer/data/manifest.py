@@ -144,7 +144,7 @@ class SplitManifest(ApiModel):
 
 
 class BaseModelManifest(ApiModel):
-    """The stored model that training starts from."""
+    """A stored model that training starts from, or listens to."""
 
     run: str | None = None
     """Name of the run that made it, where the spec names one."""
@@ -194,6 +194,8 @@ class DataManifest(ApiModel):
     """The tokenizer."""
     base_model: BaseModelManifest | None = None
     """The model that training starts from; not set where its weights are random."""
+    teacher: BaseModelManifest | None = None
+    """The model that training listens to; not set where there is none."""
     labels: LabelManifest | None = None
     """The labels; not set where there are none, as for language models."""
     unigram_entropy: float
@@ -220,6 +222,8 @@ class DataManifest(ApiModel):
         }
         if self.base_model is not None:
             content["base model"] = self.base_model.hash
+        if self.teacher is not None:
+            content["teacher"] = self.teacher.hash
         if self.labels is not None:
             content["labels"] = self.labels.model_dump(mode="json")
         return self.model_copy(update={"hash": hash_of(content)})

@@ -20,7 +20,10 @@ from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.data.base_model import (
     BaseModel,
     ChosenTokenizer,
+    Models,
+    check_classes,
     check_rows_of_embedding,
+    check_vocabulary,
     choose_tokenizer,
     open_base_model,
 )
@@ -118,28 +121,28 @@ class _Preparation:
     progress: StepProgress
 
     def run(self) -> DataManifest:
-        base = self.base_model()
+        models = Models(self.base_model(), self.teacher())
         files = self.list_sources()
         task = labelled_task(self.plan.spec)
         if task is not None:
-            return self.labelled(task, base, files)
+            return self.labelled(task, models, files)
         extracted = [self.extract(number, files[number]) for number in range(len(files))]
         shards = list_shards(extracted)
         deduplicated = self.deduplicate(extracted, shards)
-        if base is None:
+        if models.reader is None:
             tokenizer_step = self.tokenizer(extracted, deduplicated, shards)
         else:
-            tokenizer_step = self.tokenizer_of(base)
+            tokenizer_step = self.tokenizer_of(models.reader, models)
         tokenizer = describe_tokenizer(tokenizer_step)
         tokenized = self.tokenize(deduplicated, tokenizer_step, tokenizer, shards)
         packed = self.pack(tokenized, tokenizer, shards)
         steps = (*extracted, deduplicated, tokenizer_step, tokenized, packed)
-        return self.manifest(files, extracted, deduplicated, steps, tokenizer, base)
+        return self.manifest(files, extracted, deduplicated, steps, tokenizer, models)
 
-    def labelled(
-        self, task: FineTuning, base: BaseModel | None, files: list[list[InputFile]]
-    ) -> DataManifest:
-        tokenizer_step = self.tokenizer_of(base) if base is not None else self.stored_tokenizer()
+    def labelled(self, task: FineTuning, models: Models, files: list[list[InputFile]]) -> DataManifest:
+        tokenizer_step = (
+            self.stored_tokenizer() if models.reader is None else self.tokenizer_of(models.reader, models)
+        )
         tokenizer = describe_tokenizer(tokenizer_step)
         steps = LabelledSteps(self.plan, task, self.store, self.pool, self.progress)
         encoded = [
@@ -148,7 +151,10 @@ class _Preparation:
         chosen = steps.choose(encoded, tokenizer)
         labels = label_manifest(task, chosen)
         refuse_given_weights(task.class_balance, labels)
-        manifest = self.manifest(files, encoded, chosen, (*encoded, tokenizer_step, chosen), tokenizer, base)
+        if models.teacher is not None and labels is not None:
+            check_classes(models.teacher, labels.names)
+        finished = (*encoded, tokenizer_step, chosen)
+        manifest = self.manifest(files, encoded, chosen, finished, tokenizer, models)
         described = {"labels": labels, "warnings": label_warnings(encoded, chosen, labels)}
         return manifest.model_copy(update=described).with_hash()
 
@@ -271,10 +277,13 @@ class _Preparation:
         }
         return self.store.run("tokenizer", inputs, body)
 
-    def tokenizer_of(self, base: BaseModel) -> FinishedStep:
-        chosen = choose_tokenizer(self.plan, base)
+    def tokenizer_of(self, reader: BaseModel, models: Models) -> FinishedStep:
+        chosen = choose_tokenizer(self.plan, reader)
         step = self.existing_tokenizer(chosen)
-        check_rows_of_embedding(describe_tokenizer(step), base, chosen.where)
+        for model in models.all:
+            check_rows_of_embedding(describe_tokenizer(step), model, chosen.where)
+        if models.base is not None and models.teacher is not None:
+            check_vocabulary(chosen, models.teacher)
         return step
 
     def stored_tokenizer(self) -> FinishedStep:
@@ -374,7 +383,7 @@ class _Preparation:
         deduplicated: FinishedStep,
         steps: tuple[FinishedStep, ...],
         tokenizer: TokenizerManifest,
-        base: BaseModel | None,
+        models: Models,
     ) -> DataManifest:
         packed = steps[-1].manifest
         train, validation = (
@@ -391,7 +400,8 @@ class _Preparation:
             sources=tuple(self.describe_sources(files, extracted, deduplicated)),
             steps=tuple(step.summary() for step in steps),
             tokenizer=tokenizer,
-            base_model=base.manifest if base is not None else None,
+            base_model=models.base.manifest if models.base is not None else None,
+            teacher=models.teacher.manifest if models.teacher is not None else None,
             unigram_entropy=packed.details["unigramEntropy"],
             frequency_loss=packed.details[
                 "frequencyLoss"

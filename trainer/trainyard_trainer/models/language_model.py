@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainyard_trainer.methods.losses import cross_entropy_sum
+from trainyard_trainer.models.view import View
 
 AttentionMask = torch.Tensor | dict[str, torch.Tensor]
 
@@ -50,6 +51,28 @@ class LanguageModel(nn.Module):
             predicted_places: int64 [m], places in the flattened [rows x length] batch.
             labels: int64 [m].
         """
+        return self.loss_sum(self.view(input_ids, position_ids, document_ids, predicted_places, labels))
+
+    def view(  # noqa: PLR0913 - the tensors of a batch
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        document_ids: torch.Tensor,
+        predicted_places: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        of_layers: bool = False,
+    ) -> View:
+        """The batch through the model, before the loss; arguments are those of `forward`.
+
+        Args:
+            input_ids: see `forward`.
+            position_ids: see `forward`.
+            document_ids: see `forward`.
+            predicted_places: see `forward`.
+            labels: see `forward`.
+            of_layers: whether to keep the output of the embeddings and of each layer.
+        """
         mask = attention_mask(
             document_ids,
             causal=self.causal,
@@ -58,12 +81,23 @@ class LanguageModel(nn.Module):
             sliding_window=self.sliding_window,
         )
         arguments = {"use_cache": False} if self.causal else {}
+        if of_layers:
+            arguments["output_hidden_states"] = True
         backbone = self.model.base_model
-        hidden = backbone(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=mask, **arguments
-        ).last_hidden_state
-        predicted = hidden.flatten(0, 1).index_select(0, predicted_places)
-        return cross_entropy_sum(predicted, labels, self.project)
+        output = backbone(input_ids=input_ids, position_ids=position_ids, attention_mask=mask, **arguments)
+        return View(
+            states=output.last_hidden_state.flatten(0, 1),
+            head=self.project,
+            labelled=predicted_places,
+            labels=labels,
+            is_token=document_ids.flatten() >= 0,
+            has_tokens=True,
+            layers=tuple(layer.flatten(0, 1) for layer in output.hidden_states) if of_layers else (),
+        )
+
+    def loss_sum(self, view: View) -> torch.Tensor:
+        """Summed cross-entropy of the labels of a view."""
+        return cross_entropy_sum(view.states.index_select(0, view.labelled), view.labels, view.head)
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [m, vocabulary] of hidden states [m, hidden size]."""

@@ -92,12 +92,21 @@ def model_config(
     if base is None:
         config = _new_config(spec, data.manifest, special_token_ids)
     else:
-        folder = data.prepared / base.folder
-        _check_files(folder, [CONFIG], base, base_field(spec))
-        config = cast("PreTrainedConfig", AutoConfig.from_pretrained(folder, local_files_only=True))
+        config = stored_config(data.prepared, base, base_field(spec))
     if spec.fine_tuning is not None:
         _set_task(config, spec.fine_tuning, data.manifest)
     return config
+
+
+def stored_config(prepared: Path, base: BaseModelManifest, where: str) -> PreTrainedConfig:
+    """The configuration of a stored model, as it was checked.
+
+    Raises:
+        DataError: it was changed since; the error names the field `where`.
+    """
+    folder = prepared / base.folder
+    _check_files(folder, [CONFIG], base, where)
+    return cast("PreTrainedConfig", AutoConfig.from_pretrained(folder, local_files_only=True))
 
 
 def _new_config(

@@ -16,6 +16,7 @@ from trainyard_trainer.methods.task_losses import (
     regression_loss_sum,
 )
 from trainyard_trainer.models.language_model import vocabulary_logits
+from trainyard_trainer.models.view import View, against_nothing, as_they_are
 
 LossKind = Literal["SingleLabel", "MultiLabel", "Regression", "Words", "Tokens"]
 
@@ -91,46 +92,86 @@ class TaskModel(nn.Module):
             example_ids: int64 [rows], below 0 in rows that do not count.
             predict: whether logits are asked for: [rows, k], or [rows, length, k] of words.
         """
-        if self.loss.kind == "Tokens":
-            return self._next_tokens(input_ids, attention_mask, labels, predict=predict)
-        arguments = {"token_type_ids": token_type_ids} if self._takes_token_types else {}
-        logits = cast(
-            "torch.Tensor",
-            self.model(input_ids=input_ids, attention_mask=attention_mask, **arguments).logits,
+        view = self.view(input_ids, attention_mask, token_type_ids, labels, example_ids)
+        if not predict:
+            return self.loss_sum(view)
+        logits = self._project(view.states) if self.loss.kind == "Tokens" else view.states
+        rows, length = input_ids.shape
+        return logits.view(rows, length, -1) if view.has_tokens else logits.view(rows, -1)
+
+    def view(  # noqa: PLR0913 - the tensors of a batch
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        labels: torch.Tensor,
+        example_ids: torch.Tensor,
+        *,
+        of_layers: bool = False,
+    ) -> View:
+        """The batch through the model, before the loss; arguments are those of `forward`.
+
+        Args:
+            input_ids: see `forward`.
+            attention_mask: see `forward`.
+            token_type_ids: see `forward`.
+            labels: see `forward`.
+            example_ids: see `forward`.
+            of_layers: whether to keep the output of the embeddings and of each layer.
+        """
+        kind, model = self.loss.kind, cast("Any", self.model)
+        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if of_layers:
+            arguments["output_hidden_states"] = True
+        if kind == "Tokens":
+            output = model.base_model(use_cache=False, **arguments)
+            states = output.last_hidden_state
+        else:
+            types = {"token_type_ids": token_type_ids} if self._takes_token_types else {}
+            output = model(**arguments, **types)
+            states = output.logits
+        has_tokens = kind in {"Tokens", "Words"}
+        # Classes that are decided one by one are predictions of their own.
+        states = states.reshape(-1, 1) if kind == "MultiLabel" else states.view(-1, states.shape[-1])
+        if has_tokens:
+            is_labelled = labels.flatten() != IGNORED
+        else:
+            is_labelled = (example_ids >= 0).repeat_interleave(len(states) // len(example_ids))
+        heads = {"Tokens": self._project, "MultiLabel": against_nothing}
+        labelled = is_labelled.nonzero()[:, 0]
+        return View(
+            states=states,
+            head=heads.get(kind, as_they_are),
+            labelled=labelled,
+            labels=labels.flatten().index_select(0, labelled),
+            is_token=attention_mask.flatten() > 0,
+            has_tokens=has_tokens,
+            layers=tuple(layer.flatten(0, 1) for layer in output.hidden_states) if of_layers else (),
         )
-        return logits if predict else self._loss_sum(logits, labels, example_ids >= 0)
 
     def predict(self, *arguments: torch.Tensor) -> torch.Tensor:
         """The logits of a batch, of a model that no engine holds."""
         return cast("torch.Tensor", self(*arguments, predict=True))
 
-    def _loss_sum(self, logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        loss = self.loss
-        weights = None if self._class_weights is None else self._class_weights.to(logits.device)
+    def loss_sum(self, view: View) -> torch.Tensor:
+        """The summed loss of the labels of a view."""
+        loss, targets = self.loss, view.labels
+        states = view.states.index_select(0, view.labelled)
+        if loss.kind == "Tokens":
+            # The vocabulary is projected to at no other place.
+            return cross_entropy_sum(states, targets, self._project)
         if loss.kind == "Regression":
-            return regression_loss_sum(logits[counts], labels[counts])
+            return regression_loss_sum(states, targets[:, None])
+        weights = None if self._class_weights is None else self._class_weights.to(states.device)
         balance = {
             "class_weights": weights,
             "focal_gamma": loss.focal_gamma,
             "label_smoothing": loss.label_smoothing,
         }
         if loss.kind == "MultiLabel":
-            return multi_label_loss_sum(logits[counts], labels[counts], **balance)  # type: ignore[arg-type]
-        if loss.kind == "Words":
-            return class_loss_sum(logits.flatten(0, 1), labels.flatten(), **balance)  # type: ignore[arg-type]
-        return class_loss_sum(logits[counts], labels[counts], **balance)  # type: ignore[arg-type]
+            shape = (-1, self.model.config.num_labels)
+            return multi_label_loss_sum(states.view(shape), targets.view(shape), **balance)  # type: ignore[arg-type]
+        return class_loss_sum(states, targets, **balance)  # type: ignore[arg-type]
 
-    def _next_tokens(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, *, predict: bool
-    ) -> torch.Tensor:
-        """The loss on the places that are trained; the vocabulary is projected to at no other place."""
-        body: Any = self.model.base_model
-        hidden = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        if predict:
-            return vocabulary_logits(self.model, hidden)
-        places = (labels.flatten() != IGNORED).nonzero()[:, 0]
-        return cross_entropy_sum(
-            hidden.flatten(0, 1).index_select(0, places),
-            labels.flatten().index_select(0, places),
-            lambda states: vocabulary_logits(self.model, states),
-        )
+    def _project(self, states: torch.Tensor) -> torch.Tensor:
+        return vocabulary_logits(self.model, states)

@@ -1,0 +1,71 @@
+"""A run's model with its loss, beside its teacher where it has one."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.plan import RunPlan
+from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
+from trainyard_trainer.engine import COMPUTE_DTYPES
+from trainyard_trainer.methods.loss_terms import DATA_TERM, LossTerm
+from trainyard_trainer.models.build import model_kind
+from trainyard_trainer.models.distilled_model import DistilledModel
+from trainyard_trainer.models.layers import parameter_depths
+from trainyard_trainer.models.teacher import load_teacher
+from trainyard_trainer.workload import Workload
+
+
+def with_teacher(
+    plan: RunPlan,
+    workload: Workload,
+    model: PreTrainedModel,
+    device: torch.device,
+    checkpoint: CommittedCheckpoint | None = None,
+) -> tuple[nn.Module, tuple[LossTerm, ...]]:
+    """The module that an engine trains, and the terms whose sums its forward gives.
+
+    Args:
+        plan: the run.
+        workload: its data and its loss.
+        model: the model to train, in fp32 on the CPU.
+        device: where the teacher computes.
+        checkpoint: where the student goes on from; it holds what is trained beside the model.
+
+    Raises:
+        DataError: the teacher changed since it was checked, or was never trained for the run's task.
+        ConfigurationError: the layers to compare do not exist.
+    """
+    student = workload.model(model)
+    distillation = plan.spec.distillation
+    teacher = load_teacher(plan, workload.data, model_kind(plan.spec))
+    if teacher is None or distillation is None:
+        return student, (DATA_TERM,)
+    shown = workload.model(teacher)
+    shown.to(device=device, dtype=COMPUTE_DTYPES[plan.spec.training.precision])
+    pairs = [(pair.student, pair.teacher) for pair in distillation.layer_map]
+    sizes = parameter_depths(model).num_layers, parameter_depths(teacher).num_layers
+    _check_layers(pairs, sizes)
+    distilled = DistilledModel(student, shown, plan.spec, pairs or spread_evenly(*sizes))
+    if checkpoint is not None:
+        distilled.load_projections(load_model_weights(checkpoint))
+    return distilled, distilled.terms
+
+
+def spread_evenly(num_student_layers: int, num_teacher_layers: int) -> list[tuple[int, int]]:
+    """Each layer of a student and one of its teacher; the embeddings and the last layers are among them."""
+    return [
+        (number, round(number * num_teacher_layers / num_student_layers))
+        for number in range(num_student_layers + 1)
+    ]
+
+
+def _check_layers(pairs: list[tuple[int, int]], sizes: tuple[int, int]) -> None:
+    for number, pair in enumerate(pairs):
+        for name, layer, size in zip(("student", "teacher"), pair, sizes, strict=True):
+            if layer > size:
+                raise ConfigurationError(
+                    f"spec.distillation.layerMap[{number}].{name}",
+                    f"it is {layer}, and the {name} has {size} layers",
+                    f"Set it to at most {size}",
+                )

@@ -1,0 +1,66 @@
+"""The terms that a loss is made of, and what each is divided by over a whole optimizer step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Unit = Literal["Weight", "Predictions", "Tokens"]
+"""What a term is a mean over: predictions by their class weights, predictions, or tokens but padding."""
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One term.
+
+    Attributes:
+        name: as the history of a run calls it.
+        weight: factor of its mean.
+        unit: what it is a mean over.
+    """
+
+    name: str
+    weight: float = 1.0
+    unit: Unit = "Weight"
+
+
+DATA_TERM = LossTerm("labels")
+"""The loss of the data's own labels, the only term of a run without a teacher."""
+
+
+class Counts(Protocol):
+    """What an optimizer step holds, over all ranks and micro-batches."""
+
+    @property
+    def loss_weight(self) -> float:
+        """Sum of the weights of its predictions."""
+
+    @property
+    def num_labels(self) -> int:
+        """Predictions."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, padding not counted."""
+
+
+def term_factors(terms: Sequence[LossTerm], counts: Counts) -> tuple[float, ...]:
+    """By what the sum of each term is multiplied: the loss of a step is the sum of these products.
+
+    A step without predictions, or without tokens, has terms of 0, whatever they are divided by.
+    """
+    sizes = {"Weight": counts.loss_weight, "Predictions": counts.num_labels, "Tokens": counts.num_tokens}
+    return tuple(term.weight / (sizes[term.unit] or 1.0) for term in terms)
+
+
+def term_means(
+    terms: Sequence[LossTerm], factors: Sequence[float], sums: Sequence[float]
+) -> dict[str, float]:
+    """The mean of each term over a step, before its weight.
+
+    Args:
+        terms: the terms.
+        factors: of the step, see `term_factors`.
+        sums: of each term over all ranks and micro-batches.
+    """
+    found = zip(terms, factors, sums, strict=True)
+    return {term.name: total * factor / term.weight for term, factor, total in found}
