@@ -24,6 +24,7 @@ from trainyard_operator.keys import RunKey
 from trainyard_operator.observe import ObservedRun, observe_run
 from trainyard_operator.settings import Settings
 from trainyard_operator.status import StatusDraft, Urgency, status_patch, urgency
+from trainyard_operator.status_pace import StatusPace
 from trainyard_operator.store import Store
 from trainyard_operator.work_queue import WorkQueue
 
@@ -32,17 +33,6 @@ LOGGER = logging.getLogger(__name__)
 
 RETELL_SECONDS = 30.0
 """How soon an event that could not be sent is sent again."""
-UNHURRIED_PER_SECOND = 25.0
-"""Status writes that tell of no end and no decision, when many runs wait for one.
-
-A status is the costliest thing to write: the API server needs several times as long as for a pod.
-"""
-
-
-def patience(settings: Settings, num_waiting: int) -> float:
-    """How many seconds such a write may wait: longer in a rush, so that telling does not hold up doing."""
-    rush = min(settings.progress_seconds, num_waiting / UNHURRIED_PER_SECOND)
-    return max(settings.status_seconds, rush)
 
 
 @dataclass(frozen=True)
@@ -89,8 +79,7 @@ class Reconciler:
         self._listeners = listeners
         self._settings = settings
         self._clock = clock
-        self._written_at: dict[RunKey, float] = {}
-        self._noticed_at: dict[RunKey, float] = {}
+        self._pace = StatusPace(settings, clock)
         self._told: set[RunKey] = set()
         """Runs of which every event was sent that follows from what the API server holds of them."""
 
@@ -100,6 +89,7 @@ class Reconciler:
         Raises:
             ClusterError: the API server did not do its part; try again later.
         """
+        gathered_at = self._clock()
         facts = await self._gatherer.gather(key)
         if facts is None:
             self._forget_if_gone(key)
@@ -108,14 +98,13 @@ class Reconciler:
         outcome = await self._actor.act(key, facts.spec, decision)
         if key not in self._told:
             await self._tell(key, recent_notes_of(facts.run.written, self._clock()))
-        await self._write(facts, conclude(decision.draft, outcome))
+        await self._write(facts, conclude(decision.draft, outcome), gathered_at)
         self._tell_listeners(key, facts.spec)
         self._plan_next(key, decision, outcome)
 
     def progress_changed(self, key: RunKey) -> None:
         """The processes of a run told something: look at it when its status may be written next."""
-        due = self._written_at.get(key, float("-inf")) + self._settings.progress_seconds
-        self._queue.add_after(key, max(0.0, due - self._clock()))
+        self._queue.add_after(key, self._pace.report(key))
 
     def _tell_listeners(self, key: RunKey, spec: TrainingRun | None) -> None:
         """Say where a run stands; with the very status that the store keeps, so that there is only one."""
@@ -124,16 +113,16 @@ class Reconciler:
             for tell in self._listeners.on_status:
                 tell(key, spec, run.status)
 
-    async def _write(self, facts: Facts, status: TrainingRunStatus) -> None:
+    async def _write(self, facts: Facts, status: TrainingRunStatus, gathered_at: float) -> None:
         """Write the status, once and only if it is due; then tell what happened.
 
         When it remains open whether the status was written, or told of, the next pass tells it again.
         """
         key, old = facts.run.key, facts.run.written
         need = urgency(old, status)
-        wait = self._seconds_until_due(key, need)
+        wait = self._pace.seconds_until_due(key, need)
         if need is Urgency.NONE:
-            self._noticed_at.pop(key, None)
+            self._pace.settle(key, gathered_at, was_written=False)
             self._store.believe(key, old)
             return
         if wait > 0.0:
@@ -142,20 +131,9 @@ class Reconciler:
             return
         self._told.discard(key)
         if await self._patch(facts.run, status):
+            self._pace.settle(key, gathered_at, was_written=True)
             await self._tell(key, notes_of(old, status))
             self._store.drop_evidence(key, before_attempt=status.attempt)
-
-    def _seconds_until_due(self, key: RunKey, need: Urgency) -> float:
-        """How long a status may wait: it is written with what follows soon, and figures now and then."""
-        now = self._clock()
-        if need is Urgency.SOON:
-            noticed_at = self._noticed_at.setdefault(key, now)
-            return noticed_at + patience(self._settings, len(self._noticed_at)) - now
-        if need is Urgency.PROGRESS:
-            return self._written_at.get(key, now - self._settings.progress_seconds) + (
-                self._settings.progress_seconds - now
-            )
-        return 0.0
 
     async def _patch(self, run: ObservedRun, status: TrainingRunStatus) -> bool:
         """Write a status over the very version that it was derived from; whether that was possible."""
@@ -170,8 +148,6 @@ class Reconciler:
         except ConflictError:
             await self._read_again(key)
             return False
-        self._written_at[key] = self._clock()
-        self._noticed_at.pop(key, None)
         self._requeue(self._store.put_run(observe_run(answer)) - {key})
         return True
 
@@ -229,8 +205,7 @@ class Reconciler:
         for forget in self._listeners.on_gone:
             forget(key)
         self._queue.forget(key)
-        self._written_at.pop(key, None)
-        self._noticed_at.pop(key, None)
+        self._pace.forget(key)
         self._told.discard(key)
 
     def _requeue(self, keys: set[RunKey]) -> None:

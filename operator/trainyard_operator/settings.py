@@ -66,7 +66,7 @@ class Settings(BaseModel):
     status_seconds: Annotated[float, Field(ge=0.0, le=60.0)] = 2.0
     """Seconds between two status writes that tell of no end and no decision."""
     progress_seconds: Annotated[float, Field(ge=0.0, le=3_600.0)] = 10.0
-    """Seconds between two status writes that tell of progress alone."""
+    """Seconds between status writes of progress alone; if many runs report, until a report is written."""
 
     progress_port: Port = 8443
     """Port of the progress endpoint (HTTPS)."""
