@@ -29,7 +29,6 @@ from trainyard_trainer.checkpoint import (
     save_checkpoint,
 )
 from trainyard_trainer.data.manifest import DataManifest
-from trainyard_trainer.distillation import with_teacher
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.engine import Engine, build_engine, check_precision
 from trainyard_trainer.evaluation.evaluator import (
@@ -39,6 +38,7 @@ from trainyard_trainer.evaluation.evaluator import (
     keeps_best,
     measure_loss,
 )
+from trainyard_trainer.imitation import with_teacher
 from trainyard_trainer.methods.loss_terms import LossTerm, term_factors, term_means
 from trainyard_trainer.network import build_network
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
