@@ -85,3 +85,14 @@ def test_runs_that_wait_for_each_other_are_told_the_cycle(chain, store, tmp_path
         store(name, upstream)
     error = refusal(tmp_path, chain[0])
     assert error.problem == f"the runs wait for each other: {' -> '.join(('later', *chain))}"
+
+
+def test_a_teacher_that_another_run_has_yet_to_make_is_waited_for_too(store, tmp_path):
+    teacher = {"teacher": {"fromRun": {"name": "large"}}}
+    student = TrainingRun.model_validate(
+        document(tmp_path / "a.jsonl", "small", tokenizer=None, distillation=teacher)
+    )
+    with pytest.raises(ConfigurationError, match=r"spec\.distillation\.teacher\.fromRun\.name"):
+        check_upstream(student, tmp_path)
+    store("large", condition=ConditionType.COMPLETE)
+    check_upstream(student, tmp_path)

@@ -1,45 +1,47 @@
-"""The run whose model another run starts from, on this machine: it must have succeeded before."""
+"""The runs whose models another run reads, on this machine: they must have succeeded before."""
 
 from pathlib import Path
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import ConditionType, File, Reason
 from trainyard_api.policy.upstream import Obstacle, Upstream, obstacle
-from trainyard_api.spec import TrainingRun
+from trainyard_api.spec import TrainingRun, TrainingRunSpec
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.validation import load_run_file
 from trainyard_trainer.run_folder import read_status
 
-WHERE = "spec.model.fromRun.name"
-
 
 def check_upstream(run: TrainingRun, storage: Path) -> None:
-    """Refuse to start before the run whose model is needed has made it; the operator's policy decides.
+    """Refuse to start before the runs whose models are needed have made them; the operator's policy decides.
 
     Args:
         run: the run to start.
         storage: the storage root, where the folders of all runs lie.
 
     Raises:
-        ConfigurationError: that run is missing, unfinished or failed, or the runs wait for each other.
+        ConfigurationError: one of them is missing, unfinished or failed, or the runs wait for each other.
         DataError: its status cannot be read.
     """
-    from_run = run.spec.model.from_run
-    if from_run is None:
-        return
 
     def lookup(name: str) -> Upstream | None:
         folder = storage / name
         if not (folder / File.RUN).is_file():
             return None
-        needed = load_run_file(folder / File.RUN).spec.model.from_run
-        return Upstream(
-            read_status(folder) or TrainingRunStatus(), (needed.name,) if needed is not None else ()
-        )
+        needed = needed_runs(load_run_file(folder / File.RUN).spec)
+        return Upstream(read_status(folder) or TrainingRunStatus(), tuple(needed.values()))
 
-    found = obstacle(run.metadata.name, (from_run.name,), lookup)
-    if found is not None:
-        raise ConfigurationError(WHERE, *_told(found, from_run.name, storage))
+    for where, name in needed_runs(run.spec).items():
+        found = obstacle(run.metadata.name, (name,), lookup)
+        if found is not None:
+            raise ConfigurationError(where, *_told(found, name, storage))
+
+
+def needed_runs(spec: TrainingRunSpec) -> dict[str, str]:
+    """Names of the runs whose models a run reads, by the fields that name them."""
+    models = {"spec.model": spec.model.from_run}
+    if spec.distillation is not None:
+        models["spec.distillation.teacher"] = spec.distillation.teacher.from_run
+    return {f"{path}.fromRun.name": model.name for path, model in models.items() if model is not None}
 
 
 def _told(found: Obstacle, name: str, storage: Path) -> tuple[str, str]:
@@ -52,7 +54,7 @@ def _told(found: Obstacle, name: str, storage: Path) -> tuple[str, str]:
         case Reason.UPSTREAM_FAILED:
             return f"the run {name} has failed{_failure(folder)}", f"Correct it and run it again: {again}"
         case Reason.UPSTREAM_CYCLE:
-            return found.message[0].lower() + found.message[1:], "Let one of them start from another model"
+            return found.message[0].lower() + found.message[1:], "Let one of them read another model"
         case _:
             return f"the run {name} has not finished", f"Let it finish first: {again}"
 
