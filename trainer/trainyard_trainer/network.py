@@ -6,11 +6,11 @@ from transformers import PreTrainedModel
 
 from trainyard_api.errors import DataError
 from trainyard_api.plan import RunPlan
-from trainyard_api.spec_objectives import Adaptation
 from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
-from trainyard_trainer.models.adaptation import Adapted, adapt
+from trainyard_trainer.models.adaptation import Adapted
 from trainyard_trainer.models.build import build_model, model_kind
 from trainyard_trainer.models.distilled_model import PROJECTIONS
+from trainyard_trainer.models.fit import adapt_as_told
 from trainyard_trainer.models.pretrained import ModelData, load_base_model, model_config
 from trainyard_trainer.recorder import Recorder
 
@@ -54,14 +54,8 @@ def build_network(
             recorder.started_from(base.run or base.uri, loaded.record(base.hash))
     else:
         model = build_model(model_config(spec, data), kind, seed=spec.training.seed)
-    adapted = adapt(
-        model,
-        spec.fine_tuning.adaptation if spec.fine_tuning is not None else Adaptation(),
-        spec.training.optimizer,
-        new_parameters=new_parameters,
-        has_task_head=kind in {"SequenceClassification", "TokenClassification"},
-        seed=spec.training.seed,
-        base=base.uri if base is not None else "",
+    adapted = adapt_as_told(
+        model, spec, kind, new_parameters=new_parameters, base=base.uri if base is not None else ""
     )
     if checkpoint is not None:
         _load(model, adapted, checkpoint)

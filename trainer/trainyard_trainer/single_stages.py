@@ -13,6 +13,7 @@ from typing import NoReturn
 from trainyard_api.names import ExitCode, File, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.progress import ExitRecord, ProgressReport
+from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.status import Progress
 from trainyard_trainer.exit_records import stage_exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_runner
@@ -105,25 +106,42 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     write_lines_at_once()
     with explained(os.environ), recorded(Path(plan.paths.logs), Stage.PREPARE):
         prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
-        check_budget(plan)
+        check_training(plan)
     finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
 
 
-def check_budget(plan: RunPlan) -> None:
-    """Refuse a schedule that does not fit the data, before accelerators are held for a run that cannot train.
+def check_training(plan: RunPlan) -> None:
+    """Refuse what the data or the model does not allow, before accelerators are held for it.
 
     Raises:
-        TrainyardError: it needs more steps than there are, or the data was damaged.
+        TrainyardError: the schedule needs more steps than there are, the metric does not fit the labels, the
+            adaptation or a rule of the optimizer does not fit the model, or the data was damaged.
     """
     from trainyard_trainer.data.dataset import open_prepared  # noqa: PLC0415 - after the signal handler
     from trainyard_trainer.data.labelled.dataset import open_labelled  # noqa: PLC0415
     from trainyard_trainer.data.labelled.task import labelled_task  # noqa: PLC0415
+    from trainyard_trainer.evaluation.metric_choice import choose_metric  # noqa: PLC0415
 
-    run_folder = Path(plan.paths.run_folder)
-    is_labelled = labelled_task(plan.spec) is not None
-    rows = open_labelled(run_folder).train if is_labelled else open_prepared(run_folder).train
-    checked_steps(plan.spec.training, num_rows=len(rows), num_tokens=rows.num_tokens)
+    spec, run_folder = plan.spec, Path(plan.paths.run_folder)
+    data = open_prepared(run_folder) if labelled_task(spec) is None else open_labelled(run_folder)
+    checked_steps(spec.training, num_rows=len(data.train), num_tokens=data.train.num_tokens)
+    if spec.fine_tuning is not None:
+        labels = data.manifest.labels
+        choose_metric(spec.fine_tuning, labels.names if labels is not None else ())
+    if names_parts_of_model(spec):
+        # PyTorch takes seconds to import, and most preparations need none of it.
+        from trainyard_trainer.models.fit import check_fit  # noqa: PLC0415
+
+        check_fit(spec, data)
+
+
+def names_parts_of_model(spec: TrainingRunSpec) -> bool:
+    """Whether a fine-tuning names layers or parameters, which only its model's configuration can tell."""
+    if spec.fine_tuning is None:
+        return False
+    adaptation = spec.fine_tuning.adaptation
+    return any((adaptation.adapter, adaptation.frozen_layers, spec.training.optimizer.parameter_groups))
 
 
 def cores_of(plan: RunPlan) -> int:

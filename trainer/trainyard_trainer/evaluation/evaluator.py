@@ -8,25 +8,17 @@ from typing import Any
 
 import torch
 
-from trainyard_api.errors import ConfigurationError
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.spec_objectives import FineTuning
-from trainyard_api.task_metrics import (
-    AUROC,
-    LOSS,
-    SEQEVAL_F1,
-    marks_spans,
-    metrics_of,
-    selection_metric,
-)
+from trainyard_api.task_metrics import LOSS, metrics_of
 from trainyard_trainer.distributed import Ranks
 from trainyard_trainer.evaluation.bootstrap import bootstrap_intervals
 from trainyard_trainer.evaluation.gather import Gatherer
 from trainyard_trainer.evaluation.judge import Judge, Judgement, Predictor
 from trainyard_trainer.evaluation.loss_judge import LossJudge
+from trainyard_trainer.evaluation.metric_choice import choose_metric
 from trainyard_trainer.evaluation.selection import Selection, after_evaluation, has_stopped_improving
 from trainyard_trainer.evaluation.sequence_judge import (
-    MAXIMUM_RANKED_CLASSES,
     MultiLabelJudge,
     RegressionJudge,
     SingleLabelJudge,
@@ -36,8 +28,6 @@ from trainyard_trainer.task_result import MetricInterval, TaskResult, write_task
 
 BATCHES_PER_EXCHANGE = 8
 """Forward passes of a rank between two exchanges with rank 0, and between two looks at the stop flag."""
-
-_METRIC = "spec.fineTuning.evaluation.metric"
 
 
 @dataclass(frozen=True)
@@ -210,19 +200,7 @@ def build_evaluator(spec: TrainingRunSpec, labels: tuple[str, ...]) -> TaskEvalu
     fine_tuning = spec.fine_tuning
     if fine_tuning is None:
         return None
-    metric = selection_metric(fine_tuning, labels)
-    if metric == SEQEVAL_F1 and not marks_spans(labels):
-        raise ConfigurationError(
-            _METRIC,
-            f"SeqevalF1 counts spans, and the labels are not O, B-kind and I-kind: {', '.join(labels[:5])}",
-            "Choose Accuracy or MacroF1, or label spans by IOB2",
-        )
-    if metric == AUROC and len(labels) > MAXIMUM_RANKED_CLASSES:
-        raise ConfigurationError(
-            _METRIC,
-            f"AUROC is computed for {MAXIMUM_RANKED_CLASSES} classes at most, and there are {len(labels)}",
-            "Choose MacroF1 or Accuracy",
-        )
+    metric = choose_metric(fine_tuning, labels)
     return TaskEvaluator(fine_tuning, _judge(fine_tuning, labels), metric, spec.training.seed)
 
 

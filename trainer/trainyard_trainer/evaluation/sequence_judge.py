@@ -29,12 +29,10 @@ from trainyard_trainer.evaluation.classification import (
 )
 from trainyard_trainer.evaluation.gather import Gathered, Observations
 from trainyard_trainer.evaluation.judge import Judgement, LabelledBatch, Predictor, class_results
+from trainyard_trainer.evaluation.metric_choice import MAXIMUM_RANKED_CLASSES
 from trainyard_trainer.evaluation.ranking import RankedScores, mean_area
 from trainyard_trainer.evaluation.regression import mean_squared_error, pearson
 from trainyard_trainer.task_result import MAXIMUM_CONFUSION_CLASSES
-
-MAXIMUM_RANKED_CLASSES = 100
-"""Classes up to which the score of each is kept for AUROC, which bounds the memory of rank 0."""
 
 
 def kept_rows(batch: LabelledBatch) -> torch.Tensor:

@@ -1,0 +1,58 @@
+"""Whether what a run says of layers and parameters fits its model: Prepare asks, before a gang starts."""
+
+from collections.abc import Collection
+
+import torch
+from transformers import PreTrainedModel
+
+from trainyard_api.spec import TrainingRunSpec
+from trainyard_api.spec_objectives import Adaptation
+from trainyard_trainer.models.adaptation import Adapted, adapt
+from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, model_kind
+from trainyard_trainer.models.pretrained import ModelData, model_config
+
+
+def adapt_as_told(
+    model: PreTrainedModel,
+    spec: TrainingRunSpec,
+    kind: ModelKind,
+    *,
+    new_parameters: Collection[str] = (),
+    base: str = "",
+) -> Adapted:
+    """Put in the adapter of a run and freeze what it says.
+
+    Args:
+        model: with its first weights.
+        spec: the desired state.
+        kind: what the model computes behind its body.
+        new_parameters: names of those that the stored model lacks.
+        base: where the model to start from lies.
+
+    Raises:
+        ConfigurationError: the adaptation, or a rule of the optimizer, does not fit the model.
+    """
+    return adapt(
+        model,
+        spec.fine_tuning.adaptation if spec.fine_tuning is not None else Adaptation(),
+        spec.training.optimizer,
+        new_parameters=new_parameters,
+        has_task_head=kind in {"SequenceClassification", "TokenClassification"},
+        seed=spec.training.seed,
+        base=base,
+    )
+
+
+def check_fit(spec: TrainingRunSpec, data: ModelData) -> None:
+    """Adapt the model of a run without its weights: names and shapes decide whether that works.
+
+    Raises:
+        ConfigurationError: the adaptation, or a rule of the optimizer, does not fit the model.
+        DataError: the stored configuration was changed.
+    """
+    kind = model_kind(spec)
+    with torch.device("meta"):
+        model: PreTrainedModel = AUTO_CLASSES[kind].from_config(  # type: ignore[no-untyped-call]
+            model_config(spec, data)
+        )
+        adapt_as_told(model, spec, kind)
