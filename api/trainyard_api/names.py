@@ -245,7 +245,7 @@ def kubeflow_status_path(namespace: str, name: str) -> str:
 
 
 class File(StrEnum):
-    """Files and folders inside a run folder."""
+    """Files and folders inside a run folder; ADAPTER lies in MODEL."""
 
     LOCK = "run.lock"
     RUN = "run.yaml"
@@ -260,6 +260,7 @@ class File(StrEnum):
     REPORT = "report.html"
     CHECKPOINTS = "checkpoints"
     MODEL = "model"
+    ADAPTER = "adapter"
     LOGS = "logs"
     PREPARED = "prepared"
 
@@ -273,6 +274,7 @@ class Metric(StrEnum):
     TOTAL_STEPS = "trainyard_run_total_steps"
     LOSS = "trainyard_run_loss"
     EVALUATION_LOSS = "trainyard_run_evaluation_loss"
+    TASK_METRIC = "trainyard_run_task_metric"
     LEARNING_RATE = "trainyard_run_learning_rate"
     GRADIENT_NORM = "trainyard_run_gradient_norm"
     TOKENS = "trainyard_run_tokens_total"

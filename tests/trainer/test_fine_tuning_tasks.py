@@ -24,6 +24,7 @@ from trainyard_api.plan import RunPlan
 from trainyard_trainer.checkpoint import latest_committed
 from trainyard_trainer.data.labelled.dataset import LabelledData, open_labelled
 from trainyard_trainer.export import export
+from trainyard_trainer.predict.exported import load_exported
 from trainyard_trainer.training_record import read_training_record
 
 WORDS = ("word1", "word2", "word3")
@@ -206,6 +207,24 @@ def test_an_adapter_alone_on_its_start_equals_the_merged_model(trained: dict[str
     with torch.no_grad():
         difference = (merged(input_ids=token_ids).logits - alone(input_ids=token_ids).logits).abs().max()
     assert difference < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # PEFT asks for it
+def test_predictions_use_an_adapter_that_stands_beside_the_weights(trained: dict[str, Trained]) -> None:
+    run = trained["alone"]
+    token_ids = torch.from_numpy(run.data.validation.sample(0).token_ids).long()[None]
+    exported = load_exported(Path(run.plan.paths.run_folder), torch.device("cpu"))
+    without = AutoModelForSequenceClassification.from_pretrained(run.model, local_files_only=True).eval()
+    alone = PeftModel.from_pretrained(without, str(run.model / "adapter")).eval()
+    with torch.no_grad():
+        predicted, expected = (each(input_ids=token_ids).logits for each in (exported.model, alone))
+        with alone.disable_adapter():
+            plain = alone(input_ids=token_ids).logits
+    assert (predicted - expected).abs().max() < 1e-5
+    assert (predicted - plain).abs().max() > 1e-3
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from trainyard_api.spec_model import Architecture
 from trainyard_api.spec_objectives import Adaptation, Adapter
 from trainyard_trainer.models.adaptation import Adapted, adapt
 from trainyard_trainer.models.adapters import (
+    load_adapter,
     merge_adapter,
     remove_adapter,
     save_adapter,
@@ -126,24 +127,55 @@ def test_removing_an_adapter_gives_back_the_weights_of_the_start() -> None:
         assert torch.equal(model.base_model.get_parameter(name), parameter), name
 
 
+def stored_adapter(folder: Path, method: str) -> tuple[Path, torch.Tensor]:
+    """An adapter that was trained and stored alone, and the logits of the model with it."""
+    model = tiny()
+    adapted = with_adapter(model, method=method)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    assert adapted.adapter is not None
+    save_adapter(
+        folder / "adapter",
+        adapted.adapter,
+        {name: weights[name] for name in trained(model)},
+        model.base_model_prefix,
+    )
+    return folder / "adapter", logits(model)
+
+
 @pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
 )  # PEFT asks for it
 @pytest.mark.parametrize("method", ["LoRA", "DoRA"])
 def test_peft_loads_a_stored_adapter_and_computes_the_same(method: str, tmp_path: Path) -> None:
-    model = tiny()
-    adapted = with_adapter(model, method=method)
-    expected = logits(model)
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    assert adapted.adapter is not None
-    save_adapter(
-        tmp_path / "adapter",
-        adapted.adapter,
-        {name: weights[name] for name in trained(model)},
-        model.base_model_prefix,
-    )
-    loaded = PeftModel.from_pretrained(tiny(), str(tmp_path / "adapter")).eval()
+    folder, expected = stored_adapter(tmp_path, method)
+    loaded = PeftModel.from_pretrained(tiny(), str(folder)).eval()
     assert (logits(loaded) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["LoRA", "DoRA"])
+def test_a_stored_adapter_is_added_to_the_model_of_its_start(method: Any, tmp_path: Path) -> None:
+    folder, expected = stored_adapter(tmp_path, method)
+    model = tiny()
+    names = [name for name, _ in model.named_parameters()]
+    load_adapter(folder, model, Adapter(method=method))
+    assert (logits(model) - expected).abs().max() < 1e-5
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+@pytest.mark.parametrize(
+    ("adapter", "problem"),
+    [
+        (Adapter(method="DoRA"), "is of another model: .*lora_magnitude_vector"),
+        (Adapter(target_modules=["query"]), "is of another model: .*attention.output.dense.lora_A"),
+        (Adapter(rank=4), "size mismatch"),
+    ],
+)
+def test_a_stored_adapter_that_is_not_the_one_of_the_spec_is_refused(
+    adapter: Adapter, problem: str, tmp_path: Path
+) -> None:
+    folder, _ = stored_adapter(tmp_path, "LoRA")
+    with pytest.raises((RuntimeError, ValueError), match=problem):
+        load_adapter(folder, tiny(), adapter)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
 from trainyard_trainer.models.distilled_model import PROJECTIONS
@@ -14,9 +15,6 @@ from trainyard_trainer.network import build_network
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-ADAPTER_FOLDER = "adapter"
-"""Folder of an adapter alone, beside the model's files."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class TrainedAdapter:
         """Store it in a folder of a model, as `PeftModel.from_pretrained` reads it."""
         from trainyard_trainer.models.adapters import save_adapter  # noqa: PLC0415 - slow to import
 
-        save_adapter(model_folder / ADAPTER_FOLDER, self.config, self.weights, self.body_prefix)
+        save_adapter(model_folder / File.ADAPTER, self.config, self.weights, self.body_prefix)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 """The file that PEFT reads."""
 
 _NAME = "default"
+_STORED_PREFIX = "base_model.model."
 _WHERE = "spec.fineTuning.adaptation.adapter.targetModules"
 
 
@@ -139,8 +140,34 @@ def save_adapter(
     config.modules_to_save = others or None
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    tensors = {f"base_model.model.{_stored_name(name)}": tensor for name, tensor in weights.items()}
+    tensors = {f"{_STORED_PREFIX}{_stored_name(name)}": tensor for name, tensor in weights.items()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / ADAPTER_WEIGHTS)
+
+
+def load_adapter(folder: Path, model: PreTrainedModel, adapter: Adapter) -> None:
+    """Add a stored adapter, and what trained beside it, to the weights of a model.
+
+    Args:
+        folder: what `save_adapter` wrote.
+        model: the model that the adapter was trained on.
+        adapter: the spec it was trained with.
+
+    Raises:
+        ConfigurationError: the spec names layers that the model lacks.
+        OSError: the folder or its file is missing.
+        RuntimeError: a weight has another shape.
+        SafetensorError: the file is damaged.
+        ValueError: it holds other weights than this adapter of this model has.
+    """
+    add_adapter(model, adapter_config(model, adapter), seed=0)
+    tensors = load_file(folder / ADAPTER_WEIGHTS)
+    stored = {name.removeprefix(_STORED_PREFIX): tensor for name, tensor in tensors.items()}
+    names = {_stored_name(name): name for name in model.state_dict()}
+    expected = {_stored_name(name) for name, _ in model.named_parameters() if is_adapter_parameter(name)}
+    if wrong := sorted((expected - stored.keys()) | (stored.keys() - names.keys())):
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is of another model: {', '.join(wrong[:3])}")
+    model.load_state_dict({names[name]: tensor for name, tensor in stored.items()}, strict=False)
+    merge_adapter(model)
 
 
 def _stored_name(name: str) -> str:

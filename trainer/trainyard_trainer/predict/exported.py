@@ -91,7 +91,7 @@ def load_exported(run_folder: Path, device: torch.device) -> ExportedModel:
     """Load the model of a run from safetensors, and nothing else that could run code.
 
     Raises:
-        ConfigurationError: the model has no task, or not the weights that do it.
+        ConfigurationError: the model has no task.
         DataError: the run has no exported model, or its files are damaged.
     """
     folder = run_folder / File.MODEL
@@ -99,13 +99,13 @@ def load_exported(run_folder: Path, device: torch.device) -> ExportedModel:
     if record is None:
         raise DataError(str(folder), "there is no exported model", "Wait until the run has succeeded")
     task = task_of(record)
-    _check_merged(record)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = MODEL_CLASSES[task].from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
+        _load_beside(folder, model, record)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = load_tokenizer(folder)
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
@@ -133,20 +133,21 @@ def _prepared(encoder: Tokenizer, task: str, sequence_length: int) -> Tokenizer:
     return encoder
 
 
-def _check_merged(record: TrainingRecord) -> None:
-    """Refuse a model whose adapter stands beside its weights: without it, it is the model of before.
+def _load_beside(folder: Path, model: PreTrainedModel, record: TrainingRecord) -> None:
+    """Add the adapter that stands beside the weights of an exported model to them, where there is one.
 
     Raises:
-        ConfigurationError: the adapter was not merged.
+        ConfigurationError: the spec names layers that the model lacks.
+        OSError: its file is missing.
+        ValueError: it is another model's.
     """
     fine_tuning = record.spec.fine_tuning
     adapter = fine_tuning.adaptation.adapter if fine_tuning is not None else None
     if adapter is not None and not adapter.merge:
-        raise ConfigurationError(
-            f"the run {record.run}",
-            "its adapter is not merged into the exported weights",
-            "Run it with fineTuning.adaptation.adapter.merge: true",
-        )
+        # PEFT takes a second to import, and only such models need it.
+        from trainyard_trainer.models.adapters import load_adapter  # noqa: PLC0415
+
+        load_adapter(folder / File.ADAPTER, model, adapter)
 
 
 def logits_of(exported: ExportedModel, parts: Sequence[Part]) -> torch.Tensor:
