@@ -12,9 +12,10 @@ from enum import StrEnum
 from trainyard_api.names import Metric, OperatorMetric, Phase
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import Accounting, Progress, TrainingRunStatus
+from trainyard_api.task_metrics import LOSS, NAMES
 from trainyard_api.timestamps import parse_timestamp
 
-MAXIMUM_SERIES_PER_RUN = 25
+MAXIMUM_SERIES_PER_RUN = 30
 RUN_LABELS = ("namespace", "name")
 
 
@@ -75,6 +76,11 @@ RUN_METRICS: tuple[MetricDefinition, ...] = tuple(
         _gauge(Metric.TOTAL_STEPS, "Optimizer steps of the whole run"),
         _gauge(Metric.LOSS, "Training loss of the last step, in nats per predicted token"),
         _gauge(Metric.EVALUATION_LOSS, "Loss on held-out documents, in nats per predicted token"),
+        _gauge(
+            Metric.TASK_METRIC,
+            "Metric of a fine-tuning task on held-out examples, such as MacroF1, at the last evaluation",
+            "metric",
+        ),
         _gauge(Metric.LEARNING_RATE, "Learning rate of the last step"),
         _gauge(Metric.GRADIENT_NORM, "L2 norm of the gradient before clipping"),
         _counter(Metric.TOKENS, "Tokens processed, padding not counted; falls back when steps are redone"),
@@ -162,7 +168,7 @@ def run_samples(
         age = max(0.0, now - parse_timestamp(status.checkpoint.committed_at))
         samples.append(Sample(Metric.CHECKPOINT_AGE, age))
     if status.progress is not None:
-        samples += _progress_samples(status.progress)
+        samples += [*_progress_samples(status.progress), *_task_samples(status.progress)]
         if status.phase is Phase.RUNNING:
             told_at = progress_received_at or parse_timestamp(status.progress.updated_at)
             samples.append(Sample(Metric.PROGRESS_AGE, max(0.0, now - told_at)))
@@ -171,9 +177,10 @@ def run_samples(
 
 def info_labels(run: TrainingRun) -> dict[str, str]:
     """The labels that tell what a run is: all that metrics need of its spec."""
-    pretraining, workers = run.spec.language_modeling, run.spec.workers
+    pretraining, tuning, workers = run.spec.language_modeling, run.spec.fine_tuning, run.spec.workers
+    task = tuning.task if tuning is not None else ""
     return {
-        "objective": pretraining.objective if pretraining is not None else "",
+        "objective": pretraining.objective if pretraining is not None else task,
         "nodes": str(workers.nodes),
         "accelerator": workers.accelerator.resource_name if workers.accelerator.count else "",
     }
@@ -193,6 +200,13 @@ def _progress_samples(progress: Progress) -> Iterator[Sample]:
         Metric.SECONDS_LEFT: progress.eta_seconds,
     }
     return (Sample(metric, float(value)) for metric, value in values.items() if value is not None)
+
+
+def _task_samples(progress: Progress) -> Iterator[Sample]:
+    """The metrics of a task; pods tell their names, so that only known ones become labels."""
+    for name, value in (progress.metrics or {}).items():
+        if name in NAMES and name != LOSS:  # the loss is a metric of its own
+            yield Sample(Metric.TASK_METRIC, value, {"metric": name})
 
 
 def _time_samples(accounting: Accounting) -> Iterator[Sample]:

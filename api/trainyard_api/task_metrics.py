@@ -28,6 +28,9 @@ SEQUENCE_METRICS = {
 
 TOKEN_METRICS = (LOSS, ACCURACY, MACRO_F1, MICRO_F1, MATTHEWS, SEQEVAL_F1)
 
+NAMES = frozenset({*LANGUAGE_MODELING_METRICS, *TOKEN_METRICS}.union(*SEQUENCE_METRICS.values()))
+"""Every metric that a task can have."""
+
 
 def metrics_of(fine_tuning: FineTuning) -> tuple[str, ...]:
     """The metrics that a task has, by their names in `fineTuning.evaluation.metric`."""

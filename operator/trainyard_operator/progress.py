@@ -20,6 +20,10 @@ from trainyard_api.timestamps import format_timestamp, parse_timestamp
 
 MAXIMUM_TEXT = 2048
 """Characters of any text in a report."""
+MAXIMUM_METRICS = 32
+"""Metrics of a task in a report."""
+MAXIMUM_METRIC_NAME = 64
+"""Characters of the name of one."""
 MAXIMUM_NUMBER = 2**53
 """Above it JSON readers lose digits."""
 
@@ -172,7 +176,19 @@ def _check_progress(progress: Progress) -> None:
     if not 0 <= progress.percent <= 100:  # also refuses what is not a number
         raise InvalidReportError("progress.percent: must be from 0 to 100")
     _check_values("progress", progress)
+    _check_metrics(progress.metrics or {})
     _check_time("progress.updatedAt", progress.updated_at)
+
+
+def _check_metrics(metrics: Mapping[str, float]) -> None:
+    """Refuse more metrics than tasks have, and values that are no numbers."""
+    where = "progress.metrics"
+    if len(metrics) > MAXIMUM_METRICS:
+        raise InvalidReportError(f"{where}: must have at most {MAXIMUM_METRICS} names")
+    if any(len(name) > MAXIMUM_METRIC_NAME for name in metrics):
+        raise InvalidReportError(f"{where}: names must have at most {MAXIMUM_METRIC_NAME} characters")
+    if not all(map(math.isfinite, metrics.values())):
+        raise InvalidReportError(f"{where}: must be finite numbers")
 
 
 def _check_values(where: str, model: BaseModel | None) -> None:

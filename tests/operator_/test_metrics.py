@@ -27,6 +27,7 @@ from trainyard_api.status import (
     Progress,
     TrainingRunStatus,
 )
+from trainyard_api.task_metrics import NAMES
 from trainyard_api.validation import load_run_file
 from trainyard_operator.keys import RunKey
 from trainyard_operator.metrics import OperatorMetrics
@@ -44,6 +45,7 @@ FULL = Progress(
     percent=50.0,
     loss=2.5,
     evaluation_loss=2.25,
+    metrics={"Loss": 2.25, **dict.fromkeys(NAMES, 0.5), "made up by a pod": 1.0},
     learning_rate=1e-3,
     gradient_norm=0.5,
     tokens_per_second=100.0,
@@ -113,6 +115,7 @@ def test_a_run_shows_everything_that_its_status_tells(metrics, run):
     assert shown[Metric.STEP,] == 50
     assert shown[Metric.LOSS,] == 2.5
     assert shown[Metric.EVALUATION_LOSS,] == 2.25
+    assert shown[Metric.TASK_METRIC, ("metric", "MacroF1")] == 0.5
     assert shown[Metric.SECONDS_LEFT,] == 60
     assert shown[Metric.RESTARTS,] == 2
     assert shown[Metric.TOKENS,] == 1000
@@ -128,6 +131,8 @@ def test_a_run_never_has_more_series_than_the_documented_bound(metrics, run):
     shown = of_run(metrics)
     assert {name for name, *_ in shown} == {definition.name.value for definition in RUN_METRICS}
     assert len(shown) <= MAXIMUM_SERIES_PER_RUN
+    told = {dict(labels)["metric"] for name, *labels in shown if name == Metric.TASK_METRIC}
+    assert told == NAMES - {"Loss"}
 
 
 def test_a_new_run_shows_no_value_that_it_does_not_have(metrics, run):

@@ -124,6 +124,11 @@ BAD_BODIES = {
     "a checkpoint time that is none": with_value("checkpoint.committedAt", ""),
     "a long text": with_value("progress.detail", "x" * 5000),
     "another attempt than the pod's": with_value("attempt", 3),
+    "a metric that is not a number": json.dumps(
+        with_value("progress.metrics", {"F1": float("nan")})
+    ).encode(),
+    "more metrics than tasks have": with_value("progress.metrics", {f"m{n}": 1.0 for n in range(33)}),
+    "a metric with a long name": with_value("progress.metrics", {"x" * 65: 1.0}),
     "deep nesting": b"[" * 20_000,
 }
 

@@ -22,6 +22,7 @@ PROGRESS = Progress(
     tokens=4200,
     loss=2.5,
     evaluation_loss=2.75,
+    metrics={"Loss": 2.75, "Accuracy": 0.5},
     learning_rate=1e-3,
     gradient_norm=0.5,
     tokens_per_second=800.0,
@@ -80,6 +81,9 @@ def test_every_documented_metric_of_a_training_run_is_served(run):
     }
     assert {metric: found[metric.value, owner] for metric in expected} == expected
     assert found[Metric.PHASE.value, f'{owner},phase="Running"'] == 1
+    assert [(labels, value) for (name, labels), value in found.items() if name == Metric.TASK_METRIC] == [
+        ('metric="Accuracy",' + owner, 0.5)
+    ]
     assert "# TYPE trainyard_run_tokens_total counter" in text
     assert "# TYPE trainyard_run_loss gauge" in text
 

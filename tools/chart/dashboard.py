@@ -68,6 +68,9 @@ def _run_panels() -> list[timeseries.Panel | stat.Panel | table.Panel]:
         ),
         _lines("Training loss", "nats per token", 12, _of_run(Metric.LOSS)),
         _lines("Evaluation loss", "nats per token", 12, _of_run(Metric.EVALUATION_LOSS)),
+        _lines(
+            "Metrics of the task", "short", 24, (f"{Metric.TASK_METRIC}{_RUN}", _RUN_LEGEND + " {{metric}}")
+        ),
         _lines("Tokens per second", "short", 12, _of_run(Metric.TOKENS_PER_SECOND)),
         _lines(
             "Progress",
