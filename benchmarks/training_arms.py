@@ -15,11 +15,11 @@ from typing import Any
 
 import datasets
 import torch
+from hugging_face import StepClock, without_ranks
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
-    TrainerCallback,
     TrainingArguments,
 )
 from transformers import Trainer as HuggingFaceTrainer
@@ -177,17 +177,6 @@ def after_each_step(trainer: Trainer, act: Callable[[], None]) -> None:
     trainer.recorder.step_done = tell_and_act  # type: ignore[method-assign]
 
 
-class _StepClock(TrainerCallback):
-    """Notes when each optimizer step of Hugging Face Trainer ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - its API
-        """Note the time."""
-        self.ends.append(time.perf_counter())
-
-
 def hugging_face_rate(prepared: PreparedWorkload) -> float:
     """Rate of Hugging Face Trainer with its own collator for masked language modelling."""
     workload = prepared.workload
@@ -196,8 +185,8 @@ def hugging_face_rate(prepared: PreparedWorkload) -> float:
         prepared.data.train.sample(index % len(prepared.data.train)).token_ids for index in range(num_rows)
     ]
     tokenizer = AutoTokenizer.from_pretrained(prepared.data.tokenizer_folder)
-    clock = _StepClock()
-    with tempfile.TemporaryDirectory() as folder:
+    clock = StepClock()
+    with tempfile.TemporaryDirectory() as folder, without_ranks():
         trainer = HuggingFaceTrainer(
             model=AutoModelForMaskedLM.from_config(prepared.language_model().model.config),  # type: ignore[no-untyped-call]
             args=_hugging_face_arguments(folder, prepared),

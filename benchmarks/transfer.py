@@ -1,13 +1,14 @@
 """Fine-tuning: what a pre-trained start is worth, and Trainyard against Hugging Face Trainer.
 
 (a) label efficiency: spam or not by 64, 256 and 1,024 labelled e-mails, from MiniLM and from random weights
-(b) the same task by Trainyard and by Hugging Face Trainer: metric, and useful tokens/s
+(b) parts of speech by Trainyard and by Hugging Face Trainer: accuracy, and useful tokens/s
 
     python benchmarks/transfer.py [--quick] [--json FILE] [--only PART]
-    python benchmarks/transfer.py --tune
+    python benchmarks/transfer.py --tune [--json FILE]
 
-`--tune` tells by what learning rates are to be chosen: each start by itself, from the same grid, judged on
-e-mails that it does not train on and that are not in the test set, with a seed that the parts do not use.
+`--tune` shows what (a)'s learning rates are chosen by, each start by itself from the same grid, and whether
+twice the steps would be better. It judges on e-mails that it does not train on and that are not in the test
+set, with a seed that the parts do not use.
 """
 
 import os
@@ -16,13 +17,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from harness import Figure, Report, Target, at_least, interleave, median_of, options, ratio
-from transfer_arms import Outcome, Task, hugging_face_outcome, random_weights, trainyard_outcome
-from transfer_data import Emails, divide, draw, read_emails
+from transfer_arms import PARTS_OF_SPEECH, SPAM, Outcome, Task, random_weights, trainyard_outcome
+from transfer_data import Email, Parts, Sentence, divide, draw, read_emails, read_sentences
+from transfer_peer import hugging_face_outcome
 
 from tools.cache import cache_root
+from tools.corpora.brown import SENTENCES, fetch_brown
 from tools.corpora.spam_assassin import EMAILS, fetch_spam_assassin
 from tools.fetch_models import fetch_minilm
 
@@ -31,15 +35,24 @@ SEEDS = (1, 2, 3)
 NUM_TEST = 500
 QUICK_NUM_TEST = 32
 QUICK_STEPS = 7
-STEPS_BY_LABELS = {64: 24, 256: 48, 1024: 96}
-"""Both starts train equally long: 6, 3 and 1.5 epochs."""
-FEW, MANY = 256, 1024
 PRETRAINED, RANDOM = "pre-trained", "random weights"
 STARTS = (PRETRAINED, RANDOM)
-LEARNING_RATES = {PRETRAINED: 1.0e-4, RANDOM: 3.0e-4}
-"""Of each start; not tuned yet."""
-GRID = (3.0e-5, 1.0e-4, 3.0e-4, 1.0e-3)
+
+STEPS_BY_LABELS = {64: 40, 256: 80, 1024: 192}
+"""Of both starts: 10, 5 and 3 epochs."""
+FEW, MANY = 256, 1024
+LEARNING_RATES = {PRETRAINED: 1.0e-4, RANDOM: 1.0e-3}
+"""Of (a)."""
+GRID = (1.0e-4, 3.0e-4, 1.0e-3)
 TUNING_SEED = 11
+
+TAGGING_STEPS = 100
+TAGGING_LEARNING_RATE = 3.0e-4
+TAGGING_SENTENCES = TAGGING_STEPS * PARTS_OF_SPEECH.global_batch_size
+"""One epoch."""
+MINIMUM_TAG_COUNT = 500
+"""So frequent is every tag in the corpus that training and test sentences surely hold it."""
+OURS, PEER, GROUPED = "trainyard", "Hugging Face Trainer", "Hugging Face Trainer, group_by_length"
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,36 @@ class Setting:
 
     folder: Path
     """Runs and models made for them."""
-    pretrained: Path
-    """Folder of the published model."""
-    emails: Emails
+    cache: Path
+    """Of what is fetched."""
     quick: bool
     """Whether a minute has to do."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the repeats."""
+        return SEEDS[:1] if self.quick else SEEDS
+
+    @property
+    def num_test(self) -> int:
+        """Held-out examples."""
+        return QUICK_NUM_TEST if self.quick else NUM_TEST
+
+    @cached_property
+    def pretrained(self) -> Path:
+        """Folder of the published model."""
+        return fetch_minilm(self.cache)
+
+    @cached_property
+    def emails(self) -> Parts[Email]:
+        """Of (a)."""
+        return divide(read_emails(fetch_spam_assassin(self.cache) / EMAILS), self.num_test)
+
+    @cached_property
+    def sentences(self) -> Parts[Sentence]:
+        """Of (b)."""
+        file = fetch_brown(self.cache) / SENTENCES
+        return divide(read_sentences(file, MINIMUM_TAG_COUNT), self.num_test)
 
     def model(self, start: str, seed: int) -> Path:
         """Model folder of a start; random weights are other ones for each seed."""
@@ -61,21 +99,33 @@ class Setting:
         folder = self.folder / f"random-weights-{seed}"
         return folder if folder.is_dir() else random_weights(self.pretrained, folder, seed)
 
-    def task(self, start: str, num_labels: int, seed: int) -> Task:
-        """What to learn from a start with a number of labelled e-mails."""
+    def spam(self, start: str, num_labels: int, seed: int, emails: Parts[Email]) -> Task:
+        """To tell spam after so many labels."""
         return Task(
+            subject=SPAM,
             model=self.model(start, seed),
-            train=draw(self.emails.pool, num_labels, seed),
-            test=self.emails.test,
+            train=draw(emails.pool, num_labels, seed),
+            test=emails.test,
             num_steps=QUICK_STEPS if self.quick else STEPS_BY_LABELS[num_labels],
             learning_rate=LEARNING_RATES[start],
             seed=seed,
         )
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of the repeats."""
-        return SEEDS[:1] if self.quick else SEEDS
+    def tagging(self, seed: int) -> Task:
+        """To tell parts of speech, from the pre-trained model."""
+        return Task(
+            subject=PARTS_OF_SPEECH,
+            model=self.pretrained,
+            train=draw(self.sentences.pool, TAGGING_SENTENCES, seed),
+            test=self.sentences.test,
+            num_steps=QUICK_STEPS if self.quick else TAGGING_STEPS,
+            learning_rate=TAGGING_LEARNING_RATE,
+            seed=seed,
+        )
+
+    def target(self, target: Target) -> Target | None:
+        """A target, of which a quick run holds none."""
+        return None if self.quick else target
 
 
 def label_efficiency(report: Report, setting: Setting) -> None:
@@ -84,95 +134,101 @@ def label_efficiency(report: Report, setting: Setting) -> None:
     scores: dict[tuple[str, int], list[float]] = {}
     for num_labels in sizes:
         for start in STARTS:
-            name = f"{start.replace(' ', '-')}-{num_labels}"
-            scores[start, num_labels] = [
-                trainyard_outcome(
-                    setting.task(start, num_labels, seed), setting.folder, f"{name}-{seed}"
-                ).macro_f1
-                for seed in setting.seeds
-            ]
-            report.add(median_of(f"macro F1, {start}, {num_labels} labels", scores[start, num_labels]))
-        add_gap(report, scores[PRETRAINED, num_labels], scores[RANDOM, num_labels], num_labels)
+            tasks = [setting.spam(start, num_labels, seed, setting.emails) for seed in setting.seeds]
+            found = [trainyard_outcome(task, setting.folder, f"spam-{task.seed}").score for task in tasks]
+            scores[start, num_labels] = found
+            report.add(median_of(f"macro F1, {start}, {num_labels} labels", found))
+        report.add(gap(setting, scores[PRETRAINED, num_labels], scores[RANDOM, num_labels], num_labels))
     if not setting.quick:
         gain = statistics.median(scores[PRETRAINED, FEW]) - statistics.median(scores[RANDOM, MANY])
         name = f"(a) {PRETRAINED} with {FEW} labels over {RANDOM} with {MANY}, medians"
         report.add(Figure(name, gain, target=at_least(0)))
 
 
-def add_gap(report: Report, pretrained: Sequence[float], random: Sequence[float], num_labels: int) -> None:
+def gap(setting: Setting, pretrained: Sequence[float], random: Sequence[float], num_labels: int) -> Figure:
     """How far the worst seed of the pre-trained start lies above the best one of random weights."""
-    gap = min(pretrained) - max(random)
-    raw = {PRETRAINED: list(pretrained), RANDOM: list(random)}
-    name = f"(a) {num_labels} labels: worst seed of {PRETRAINED} over best seed of {RANDOM}"
-    report.add(Figure(name, gap, target=Target(">=", sys.float_info.epsilon), raw=raw))
+    return Figure(
+        name=f"(a) {num_labels} labels: worst seed of {PRETRAINED} over best seed of {RANDOM}",
+        value=min(pretrained) - max(random),
+        target=setting.target(Target(">=", sys.float_info.epsilon)),
+        raw={PRETRAINED: list(pretrained), RANDOM: list(random)},
+    )
 
 
 def against_hugging_face(report: Report, setting: Setting) -> None:
-    """Part (b): each pair of arms has a seed; arms in the order A B B A A B."""
-    num_labels = min(STEPS_BY_LABELS) if setting.quick else FEW
-    outcomes: dict[str, list[Outcome]] = {"trainyard": [], "Hugging Face Trainer": []}
-
-    def task_of(arm: str) -> Task:
-        return setting.task(PRETRAINED, num_labels, setting.seeds[len(outcomes[arm])])
+    """Part (b): each pair of arms has a seed; arms in the order A B B A A B, and the third one at last."""
+    outcomes: dict[str, list[Outcome]] = {OURS: [], PEER: []}
 
     def trainyard() -> float:
-        task = task_of("trainyard")
-        outcomes["trainyard"].append(trainyard_outcome(task, setting.folder, f"arms-{task.seed}"))
-        return outcomes["trainyard"][-1].rate
+        task = setting.tagging(setting.seeds[len(outcomes[OURS])])
+        outcomes[OURS].append(trainyard_outcome(task, setting.folder, f"tagging-{task.seed}"))
+        return outcomes[OURS][-1].rate
 
     def hugging_face() -> float:
-        task = task_of("Hugging Face Trainer")
-        outcomes["Hugging Face Trainer"].append(hugging_face_outcome(task, setting.folder / "hugging-face"))
-        return outcomes["Hugging Face Trainer"][-1].rate
+        task = setting.tagging(setting.seeds[len(outcomes[PEER])])
+        outcomes[PEER].append(hugging_face_outcome(task, setting.folder / "hugging-face"))
+        return outcomes[PEER][-1].rate
 
-    arms = {"trainyard": trainyard, "Hugging Face Trainer": hugging_face}
-    rates = interleave(arms, len(setting.seeds))
-    for arm, values in rates.items():
-        report.add(median_of(f"training, {arm}", values, "useful tokens/s"))
-    scores = {arm: [outcome.macro_f1 for outcome in found] for arm, found in outcomes.items()}
-    add_difference(report, scores["trainyard"], scores["Hugging Face Trainer"])
-    name = "(b) useful tokens/s over Hugging Face Trainer"
-    report.add(ratio(name, rates, "trainyard", "Hugging Face Trainer", at_least(1.15)))
+    rates = interleave({OURS: trainyard, PEER: hugging_face}, len(setting.seeds))
+    check_same_work(outcomes, whole_epoch=not setting.quick)
+    task = setting.tagging(setting.seeds[0])
+    outcomes[GROUPED] = [hugging_face_outcome(task, setting.folder / "hugging-face", "group_by_length")]
+    for arm, found in outcomes.items():
+        report.add(median_of(f"training, {arm}", [one.rate for one in found], "useful tokens/s"))
+        report.add(median_of(f"positions that are no padding, {arm}", [one.fullness for one in found]))
+        report.add(median_of(f"accuracy, {arm}", [one.score for one in found]))
+    ours, theirs = ([one.score for one in outcomes[arm]] for arm in (OURS, PEER))
+    report.add(difference(setting, ours, theirs))
+    target = setting.target(at_least(1.15))
+    report.add(ratio("(b) useful tokens/s over Hugging Face Trainer", rates, OURS, PEER, target))
 
 
-def add_difference(report: Report, ours: Sequence[float], theirs: Sequence[float]) -> None:
+def check_same_work(outcomes: dict[str, list[Outcome]], *, whole_epoch: bool) -> None:
+    """Make sure that the arms judged the same words and, over a whole epoch, trained on the same tokens."""
+    for of_seed in zip(*outcomes.values(), strict=True):
+        assert len({one.num_judged for one in of_seed}) == 1, of_seed
+        assert not whole_epoch or len({one.num_tokens for one in of_seed}) == 1, of_seed
+
+
+def difference(setting: Setting, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
     """Whether our median is not below theirs by more than seeds of theirs differ."""
-    difference = statistics.median(ours) - statistics.median(theirs)
-    spread = max(theirs) - min(theirs)
-    raw = {"trainyard": list(ours), "Hugging Face Trainer": list(theirs)}
-    figure = Figure("(b) macro F1 less Hugging Face Trainer's", difference, target=at_least(-spread), raw=raw)
-    report.add(figure)
+    return Figure(
+        name="(b) accuracy less Hugging Face Trainer's, not below minus the spread of its seeds",
+        value=statistics.median(ours) - statistics.median(theirs),
+        target=setting.target(at_least(min(theirs) - max(theirs))),
+        raw={OURS: list(ours), PEER: list(theirs)},
+    )
 
 
 def tune(report: Report, setting: Setting) -> None:
-    """Try every learning rate of the grid with each start, on e-mails that the parts do not judge by."""
+    """Every learning rate of the grid, on e-mails that the parts do not judge by; then twice the steps."""
     pool = setting.emails.pool
-    apart = replace(setting, emails=Emails(test=pool[:NUM_TEST], pool=pool[NUM_TEST:]))
-    for start in STARTS:
+    apart = Parts(test=pool[: setting.num_test], pool=pool[setting.num_test :])
+    for start, num_labels in ((RANDOM, MANY), (PRETRAINED, FEW)):
+        task = setting.spam(start, num_labels, TUNING_SEED, apart)
         for learning_rate in GRID:
-            task = replace(apart.task(start, FEW, TUNING_SEED), learning_rate=learning_rate)
-            name = f"tune-{start.replace(' ', '-')}-{GRID.index(learning_rate)}"
-            score = trainyard_outcome(task, setting.folder, name).macro_f1
-            report.add(Figure(f"macro F1, {start}, learning rate {learning_rate:g}", score))
+            try_out(report, setting, start, replace(task, learning_rate=learning_rate))
+        try_out(report, setting, start, replace(task, num_steps=2 * task.num_steps))
 
 
-def open_setting(folder: Path, *, quick: bool) -> Setting:
-    """Fetch e-mails and model."""
-    cache = cache_root(os.environ)
-    minilm = fetch_minilm(cache)
-    emails = divide(read_emails(fetch_spam_assassin(cache) / EMAILS), QUICK_NUM_TEST if quick else NUM_TEST)
-    return Setting(folder=folder, pretrained=minilm, emails=emails, quick=quick)
+def try_out(report: Report, setting: Setting, start: str, task: Task) -> None:
+    """Train and report."""
+    score = trainyard_outcome(task, setting.folder, "tuning").score
+    what = f"{len(task.train)} labels, {task.num_steps} steps, learning rate {task.learning_rate:g}"
+    report.add(Figure(f"macro F1, {start}, {what}", score))
 
 
 def main() -> int:
     """Measure and print."""
     parser = options(__doc__, PARTS)
-    parser.add_argument("--tune", action="store_true", help="choose learning rates instead")
+    parser.add_argument("--tune", action="store_true", help="try learning rates and steps instead")
     arguments = parser.parse_args()
     parts = {"a": label_efficiency, "b": against_hugging_face}
     report = Report("Transfer")
     with tempfile.TemporaryDirectory() as folder:
-        setting = open_setting(Path(folder), quick=arguments.quick)
+        setting = Setting(Path(folder), cache_root(os.environ), quick=arguments.quick)
+        if setting.quick:
+            report.say("a quick run holds no targets")
         if arguments.tune:
             tune(report, setting)
         else:

@@ -1,57 +1,84 @@
-"""The arms of the transfer benchmark: a run of Trainyard, and Hugging Face Trainer.
+"""What is learnt in the transfer benchmark, and Trainyard's arm; the peer's is in `transfer_peer`.
 
-Both get the same model folder, e-mails, seed, batch, steps, optimizer and schedule, and are judged on the
-same held-out e-mails. Rates are useful (non-padding) tokens per second of wall time after a warm-up.
+Both arms get the same model folder, examples, seed, batch, steps, optimizer and schedule, run in this process
+with the same threads, and are judged on the same held-out examples. Rates are useful (non-padding) tokens per
+second of wall time after a warm-up.
 """
 
-import subprocess
-import sys
+import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
-import yaml
-from transfer_data import Email, write_source
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers import Trainer as HuggingFaceTrainer
+from transfer_data import Example, write_source
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from trainyard_api.plan import Rendezvous, plan_run
+from trainyard_api.spec import TrainingRun
+from trainyard_trainer.data.prepare import prepare
+from trainyard_trainer.distributed import join_gang
 from trainyard_trainer.progress import read_history
+from trainyard_trainer.signals import StopRequest
+from trainyard_trainer.startup import Startup
 from trainyard_trainer.task_result import read_task_result
+from trainyard_trainer.train import run, set_up
 
-LABELS = ("ham", "spam")
-METRIC = "MacroF1"
+THREADS = len(os.sched_getaffinity(0))
 NUM_WARM_UP_STEPS = 5
 ADAM = {"beta1": 0.9, "beta2": 0.98, "epsilon": 1.0e-6, "weightDecay": 0.01}
 WARM_UP_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A kind of task."""
+
+    fine_tuning: Mapping[str, Any]
+    """`spec.fineTuning` without its evaluation."""
+    fields: Mapping[str, str]
+    """Names of the fields of a source."""
+    metric: str
+    """What is judged by."""
+    global_batch_size: int
+    micro_batch_size: int
+    sequence_length: int
+
+
+SPAM = Subject(
+    fine_tuning={"task": "SequenceClassification", "labels": ["ham", "spam"]},
+    fields={"textField": "text", "labelField": "label"},
+    metric="MacroF1",
+    global_batch_size=16,
+    micro_batch_size=16,
+    sequence_length=48,
+)
+PARTS_OF_SPEECH = Subject(
+    fine_tuning={"task": "TokenClassification"},
+    fields={"wordsField": "words", "tagsField": "tags"},
+    metric="Accuracy",
+    global_batch_size=64,
+    micro_batch_size=16,
+    sequence_length=128,
+)
+
+
+@dataclass(frozen=True)
 class Task:
     """What is learnt, whichever arm learns it."""
 
+    subject: Subject
     model: Path
     """Folder of the model that is started from."""
-    train: Sequence[Email]
-    test: Sequence[Email]
+    train: Sequence[Example]
+    test: Sequence[Example]
+    """Judged once, after the last step, so that they choose nothing."""
     num_steps: int
     learning_rate: float
     seed: int
-    global_batch_size: int = 16
-    micro_batch_size: int = 8
-    sequence_length: int = 128
 
     @property
     def num_schedule_warm_up_steps(self) -> int:
@@ -63,29 +90,27 @@ class Task:
 
         Args:
             name: its name.
-            train: file of the training e-mails.
-            test: file of the held-out ones; they are judged once, after the last step, and choose nothing.
+            train: file of the training examples.
+            test: file of the held-out ones.
         """
+        subject = self.subject
         sources = [
-            {"name": name, "uri": file.as_uri(), "format": "JsonLines", "split": split}
-            for name, file, split in (("train", train, "Train"), ("test", test, "Validation"))
+            {"name": part, "uri": file.as_uri(), "format": "JsonLines", "split": split, **subject.fields}
+            for part, file, split in (("train", train, "Train"), ("test", test, "Validation"))
         ]
+        evaluation = {"metric": subject.metric, "keepBest": False, "bootstrapSamples": 0}
         return {
             "apiVersion": "trainyard.dev/v1alpha1",
             "kind": "TrainingRun",
             "metadata": {"name": name},
             "spec": {
-                "fineTuning": {
-                    "task": "SequenceClassification",
-                    "labels": list(LABELS),
-                    "evaluation": {"metric": METRIC, "keepBest": False, "bootstrapSamples": 0},
-                },
+                "fineTuning": {**subject.fine_tuning, "evaluation": evaluation},
                 "model": {"pretrained": {"uri": self.model.as_uri()}},
-                "data": {"sources": sources, "sequenceLength": self.sequence_length},
+                "data": {"sources": sources, "sequenceLength": subject.sequence_length},
                 "training": {
                     "budget": {"steps": self.num_steps},
-                    "globalBatchSize": self.global_batch_size,
-                    "microBatchSize": self.micro_batch_size,
+                    "globalBatchSize": subject.global_batch_size,
+                    "microBatchSize": subject.micro_batch_size,
                     "optimizer": {"name": "AdamW", "learningRate": self.learning_rate, **ADAM},
                     "schedule": {"name": "Linear", "warmupSteps": self.num_schedule_warm_up_steps},
                     "gradientClipping": 1.0,
@@ -101,8 +126,14 @@ class Task:
 class Outcome:
     """What one arm made of a task."""
 
-    macro_f1: float
-    """On the held-out e-mails, 0 to 1."""
+    score: float
+    """The subject's metric on the held-out examples, 0 to 1."""
+    num_judged: int
+    """Predictions that it is made of: e-mails or words."""
+    num_tokens: int
+    """Tokens trained on, padding not counted."""
+    fullness: float
+    """Fraction of the positions that are no padding."""
     rate: float
     """Useful tokens per second in training."""
 
@@ -117,28 +148,40 @@ def random_weights(source: Path, folder: Path, seed: int) -> Path:
 
 
 def trainyard_outcome(task: Task, folder: Path, name: str) -> Outcome:
-    """Train by `trainyard run` in processes of its own, as a person would.
+    """Prepare, train and judge by Trainyard; the run is deleted when it has been read.
 
     Args:
         task: what to learn.
         folder: where runs are kept.
-        name: of the run; not used before in this folder.
+        name: of the run.
     """
     train = write_source(task.train, folder / f"{name}-train.jsonl")
     test = write_source(task.test, folder / f"{name}-test.jsonl")
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(task.document(name, train, test)), encoding="utf-8")
-    program = [sys.executable, "-m", "trainyard_trainer"]
-    subprocess.run(
-        [*program, "run", str(file), "--output", str(folder), "--quiet"], check=True, capture_output=True
+    plan = plan_run(
+        TrainingRun.model_validate(task.document(name, train, test)),
+        storage_root=str(folder / "runs"),
+        rendezvous=Rendezvous(address="127.0.0.1"),
+        threads_per_process=THREADS,
     )
-    run_folder = folder / name
+    run_folder = Path(plan.paths.run_folder)
+    run_folder.mkdir(parents=True)
+    prepare(plan, report=lambda *_: None, cores=1, should_stop=lambda: False)
+    trainer = set_up(plan, join_gang(plan), StopRequest(), Startup(time.time, time.time()), time.time)
+    run(trainer)
     result = read_task_result(run_folder)
     assert result is not None, "a finished run of a task has a result"
     assert result.examples == len(task.test)
     steps = [record for record in read_history(run_folder) if record.tokens is not None]
     tokens = [record.tokens or 0 for record in steps]
-    return Outcome(result.metrics[METRIC], rate_after_warm_up(tokens, [record.time for record in steps]))
+    outcome = Outcome(
+        score=result.metrics[task.subject.metric],
+        num_judged=sum(one.actual for one in result.classes),
+        num_tokens=sum(tokens),
+        fullness=sum(tokens) / sum(record.positions or 0 for record in steps),
+        rate=rate_after_warm_up(tokens, [record.time for record in steps]),
+    )
+    shutil.rmtree(run_folder)
+    return outcome
 
 
 def rate_after_warm_up(tokens: Sequence[int], ends: Sequence[float]) -> float:
@@ -149,94 +192,3 @@ def rate_after_warm_up(tokens: Sequence[int], ends: Sequence[float]) -> float:
         ends: when each step was over, in seconds.
     """
     return sum(tokens[NUM_WARM_UP_STEPS:]) / (ends[-1] - ends[NUM_WARM_UP_STEPS - 1])
-
-
-class _StepClock(TrainerCallback):
-    """Notes when each optimizer step of Hugging Face Trainer ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - its API
-        """Note the time."""
-        self.ends.append(time.perf_counter())
-
-
-class _CountingCollator(DataCollatorWithPadding):
-    """Pads to the longest row of a micro-batch, as is usual, and remembers how many tokens each one had."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-        self.tokens: list[int] = []
-
-    def __call__(self, features: list[dict[str, Any]]) -> Any:
-        """One micro-batch."""
-        batch = super().__call__(features)
-        self.tokens.append(int(batch["attention_mask"].sum()))
-        return batch
-
-
-def hugging_face_outcome(task: Task, folder: Path) -> Outcome:
-    """Train and judge by Hugging Face Trainer, with its usual padding, in this process."""
-    tokenizer = AutoTokenizer.from_pretrained(task.model)
-    torch.manual_seed(task.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(task.model, num_labels=len(LABELS))
-    clock, collator = _StepClock(), _CountingCollator(tokenizer)
-    trainer = HuggingFaceTrainer(
-        model=model,
-        args=_hugging_face_arguments(task, folder),
-        train_dataset=_encoded(task.train, tokenizer, task.sequence_length),
-        data_collator=collator,
-        callbacks=[clock],
-    )
-    trainer.train()
-    per_step = task.global_batch_size // task.micro_batch_size
-    micro_batches = collator.tokens[: task.num_steps * per_step]
-    tokens = [sum(micro_batches[at : at + per_step]) for at in range(0, len(micro_batches), per_step)]
-    logits = trainer.predict(_encoded(task.test, tokenizer, task.sequence_length)).predictions
-    predicted = np.asarray(logits).argmax(-1)
-    actual = [LABELS.index(message.label) for message in task.test]
-    return Outcome(macro_f1(actual, predicted.tolist()), rate_after_warm_up(tokens, clock.ends))
-
-
-def _encoded(emails: Sequence[Email], tokenizer: Any, sequence_length: int) -> datasets.Dataset:
-    texts = [message.text for message in emails]
-    encoded = tokenizer(texts, truncation=True, max_length=sequence_length)
-    labels = [LABELS.index(message.label) for message in emails]
-    return datasets.Dataset.from_dict({**encoded, "labels": labels})
-
-
-def _hugging_face_arguments(task: Task, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=task.num_steps,
-        per_device_train_batch_size=task.micro_batch_size,
-        per_device_eval_batch_size=task.micro_batch_size,
-        gradient_accumulation_steps=task.global_batch_size // task.micro_batch_size,
-        learning_rate=task.learning_rate,
-        adam_beta1=ADAM["beta1"],
-        adam_beta2=ADAM["beta2"],
-        adam_epsilon=ADAM["epsilon"],
-        weight_decay=ADAM["weightDecay"],
-        lr_scheduler_type="linear",
-        warmup_steps=task.num_schedule_warm_up_steps,
-        max_grad_norm=1.0,
-        dataloader_drop_last=True,
-        optim="adamw_torch_fused",
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        seed=task.seed,
-    )
-
-
-def macro_f1(actual: Sequence[int], predicted: Sequence[int]) -> float:
-    """The mean over the classes of F1, 0 for a class that is neither there nor predicted."""
-    scores = []
-    for label in range(len(LABELS)):
-        hits = sum(a == label == p for a, p in zip(actual, predicted, strict=True))
-        named = sum(a == label for a in actual) + sum(p == label for p in predicted)
-        scores.append(2 * hits / named if named else 0.0)
-    return sum(scores) / len(scores)
