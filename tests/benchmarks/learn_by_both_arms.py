@@ -20,8 +20,7 @@ SENTENCES = [
     Sentence(tuple(text.split()), tuple("of" if word == "of" else "other" for word in text.split()))
     for text in TEXTS
 ]
-EMAILS = [Email(f"of of of {text}", "spam") for text in TEXTS[::2]]
-EMAILS += [Email(f"word1 {text}", "ham") for text in TEXTS[1::2]]
+EMAILS = [Email(text, "spam" if number % 3 == 0 else "ham") for number, text in enumerate(TEXTS)]
 
 
 def task_of(subject: Subject, model: Path, examples: list[Example]) -> Task:
