@@ -1,0 +1,1 @@
+"""Learning from a teacher: its predictions kept in files, and whether two models read the same tokens."""
