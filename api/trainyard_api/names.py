@@ -63,6 +63,8 @@ PERMANENT_EXIT_CODES = frozenset(
 class Stage(StrEnum):
     """The stages of a run, in their order."""
 
+    READ = "Read"
+    """Reads the sources in shards; only where `data.preparation.shards` is above 1."""
     PREPARE = "Prepare"
     TRAIN = "Train"
     EXPORT = "Export"
@@ -78,7 +80,7 @@ class Label(StrEnum):
     RUN_UID = "trainyard.dev/run-uid"
     """UID of the run: a run of the same name that was deleted and made again is another one."""
     STAGE = "trainyard.dev/stage"
-    """prepare, train or export; absent on what serves all stages."""
+    """read, prepare, train or export; absent on what serves all stages."""
     ATTEMPT = "trainyard.dev/attempt"
     """Number of the attempt, from 0."""
     NODE_INDEX = "trainyard.dev/node-index"
@@ -206,7 +208,7 @@ class Environment(StrEnum):
     MASTER_PORT = "PET_MASTER_PORT"
     MAX_RESTARTS = "PET_MAX_RESTARTS"
     SHARD_INDEX = "JOB_COMPLETION_INDEX"
-    """Number of a prepare process among several; in a pod the Job controller sets it."""
+    """Number of the shard that a process reads; in a pod the Job controller sets it."""
 
 
 class PodEnvironment(StrEnum):

@@ -101,6 +101,8 @@ class RunPlan(ApiModel):
     """CPU threads of each training process; 0 divides the cores the process may use."""
     preparation_processes: int = Field(default=0, ge=0)
     """Worker processes of a prepare node; 0 takes as many as there are cores it may use."""
+    shard_processes: int = Field(default=0, ge=0)
+    """Worker processes of each process that reads a shard; 0 takes as many as there are cores it may use."""
 
     @property
     def zero_stage(self) -> int:
@@ -184,6 +186,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
     mounts: Mapping[str, str] | None = None,
     threads_per_process: int = 0,
     preparation_processes: int = 0,
+    shard_processes: int = 0,
     plan_file: str = "",
 ) -> RunPlan:
     """Decide every process of a run.
@@ -197,6 +200,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         mounts: path prefixes of source URIs and the folders that stand in for them.
         threads_per_process: CPU threads of each training process; 0 divides the cores the process may use.
         preparation_processes: worker processes of a prepare node; 0 takes as many as there are cores.
+        shard_processes: worker processes of each process that reads a shard; 0 takes as many.
         plan_file: where the processes find the plan; `plan.json` of the run folder when empty.
 
     Raises:
@@ -215,6 +219,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         batch=plan_batch(run.spec.training, run.spec.workers),
         paths=paths,
         stages=(
+            *_reading(run.spec.data.preparation.shards, command, plan_file),
             StagePlan(stage=Stage.PREPARE, nodes=(_single(command, "prepare", plan_file),)),
             StagePlan(stage=Stage.TRAIN, nodes=_gang(run.spec.workers, command, plan_file, rendezvous)),
             StagePlan(stage=Stage.EXPORT, nodes=(_single(command, "export", plan_file),)),
@@ -222,7 +227,23 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         mounts=dict(mounts or {}),
         threads_per_process=threads_per_process,
         preparation_processes=preparation_processes,
+        shard_processes=shard_processes,
     )
+
+
+def _reading(num_shards: int, command: tuple[str, ...], plan_file: str) -> tuple[StagePlan, ...]:
+    """The processes that read a shard of the sources each; one shard is read by Prepare itself."""
+    if num_shards == 1:
+        return ()
+    nodes = tuple(
+        NodePlan(
+            index=shard,
+            argv=(*command, "read", "--plan", plan_file),
+            env={Environment.SHARD_INDEX: str(shard)},
+        )
+        for shard in range(num_shards)
+    )
+    return (StagePlan(stage=Stage.READ, nodes=nodes),)
 
 
 def _single(command: tuple[str, ...], verb: str, plan_file: str) -> NodePlan:

@@ -71,7 +71,7 @@ class EventRecord(ApiModel):
     type: str
     """StageStarted, StageFinished, StageReused, CheckpointCommitted, Startup, AttemptFailed, ..."""
     stage: str = ""
-    """Prepare, Train or Export."""
+    """Read, Prepare, Train or Export."""
     attempt: int = 0
     """Attempt it belongs to."""
     message: str = ""

@@ -112,6 +112,8 @@ class Preparation(ApiModel):
     """What happens to personal data: kept, replaced by a placeholder, or the document dropped."""
     maximum_invalid_fraction: Fraction = 0.01
     """Fraction of records that may be unreadable (broken JSON, no text field, not UTF-8), 0 to 1."""
+    shards: Annotated[int, Field(ge=1, le=256)] = 1
+    """Pods that share the reading of the sources, an Indexed Job; above 1 the claim must be ReadWriteMany."""
 
 
 class Packing(ApiModel):

@@ -35,7 +35,7 @@ class Progress(ApiModel):
     """How far the current stage is."""
 
     stage: str
-    """Prepare, Train or Export."""
+    """Read, Prepare, Train or Export."""
     detail: str = ""
     """What the stage is doing, such as tokenize."""
     step: int = 0
@@ -123,7 +123,7 @@ class Attempt(ApiModel):
     finished_at: Timestamp | None = None
     """When its last process ended."""
     stage: str = "Train"
-    """Stage it is in, or ended in: Prepare, Train or Export. On a laptop always Train."""
+    """Stage it is in, or ended in: Read, Prepare, Train or Export. On a laptop always Train."""
     nodes: int | None = None
     """Worker pods it was planned for."""
     start_checkpoint_step: int | None = None

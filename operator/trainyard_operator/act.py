@@ -25,7 +25,7 @@ from trainyard_operator.resources import (
     Owner,
     WorkerDefaults,
     build_plan_config_map,
-    build_prepare_job,
+    build_read_job,
     build_service,
     build_stage,
     plan_for_cluster,
@@ -114,7 +114,7 @@ class Actor:
     async def _begin(self, key: RunKey, run: TrainingRun, begin: Begin) -> Refusal | None:
         """Make the objects of a stage; the plan of an attempt is made once and then law."""
         owner = Owner(key.name, key.namespace, key.uid)
-        if begin.stage is Stage.PREPARE and begin.is_new:
+        if begin.stage in (Stage.READ, Stage.PREPARE) and begin.is_new:
             plan = plan_for_cluster(run, owner, begin.attempt, self._defaults)
             work = self._work(key, build_stage(run, owner, plan, begin.stage, self._defaults))
             return await _first_refusal([self._stored_plan(owner, plan), self._service(owner, begin), work])
@@ -134,7 +134,7 @@ class Actor:
         """Ask why a Job makes no pods: what is refused to its controller, the API server tells here too."""
         owner = Owner(key.name, key.namespace, key.uid)
         plan = await self._plan(run, owner, stage)
-        job = build_prepare_job(run, owner, plan, self._defaults)
+        job = build_read_job(run, owner, plan, self._defaults)
         template = job["spec"]["template"]
         metadata = {**template["metadata"], "name": f"{job['metadata']['name']}-0"}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}

@@ -84,6 +84,7 @@ def _start(facts: Facts, run: TrainingRun, draft: StatusDraft, settings: Setting
     stage = first_stage(
         prepared=draft.status.prepared_at is not None,
         last_stage=None if last is None else Stage(last.stage),
+        num_shards=run.spec.data.preparation.shards,
     )
     draft.open_attempt(stage, run.spec.workers.nodes)
     return _begin(facts, run, draft, is_new=True, stops=stops)

@@ -4,13 +4,16 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from trainyard_api.names import ExitCode, Reason, Stage
+from trainyard_api.names import PERMANENT_EXIT_CODES, ExitCode, Reason, Stage
 from trainyard_api.status import Attempt, Failure, ModelStatus
-from trainyard_operator.evidence import failure_of, is_clear
+from trainyard_operator.evidence import failure_of, is_clear, loss_of
 from trainyard_operator.gang import OVERDUE_SECONDS, Gang, is_overdue
 from trainyard_operator.keys import RunKey
-from trainyard_operator.observe import ObservedJob
+from trainyard_operator.observe import ObservedJob, ObservedPod, version_number
 from trainyard_operator.resources import Owner, pod_name
+
+BY_POLICY = "PodFailurePolicy"
+"""Why a Job failed that a permanent exit code of one pod ended at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,34 @@ def _end_of_job(gang: Gang, job: ObservedJob, now: float) -> End:
     """How a Job failed, if it did; its pods tell more than it does."""
     if not job.failed:
         return End()
+    causes = _causes(gang, job)
+    if causes:
+        return End(failure_of(causes, [], now))
+    if not gang.ended(now):
+        return End(wake_after=_overdue_after(gang, now))
     failed = [pod for pod in gang.pods if pod.failed]
     if failed:
         return End(failure_of(failed, [], now))
-    if not gang.ended(now):
-        return End(wake_after=_overdue_after(gang, now))
     return End(Failure(exit_code=ExitCode.RETRYABLE, reason=Reason.PROCESS_FAILED.value, message=job.message))
+
+
+def _causes(gang: Gang, job: ObservedJob) -> list[ObservedPod]:
+    """The pods whose end is why a Job failed; none while the one that matters has not been seen to end.
+
+    Pods fail that are no cause: those that were repeated with success, and those that the Job controller
+    deletes once the Job has failed.
+    """
+    failed = [pod for pod in gang.pods if pod.failed]
+    permanent = [pod for pod in failed if pod.end is not None and pod.end.exit_code in PERMANENT_EXIT_CODES]
+    if permanent or job.reason == BY_POLICY:
+        return permanent
+    newest = {pod.index: pod for pod in sorted(gang.pods, key=_age)}
+    return [pod for pod in newest.values() if pod.failed and loss_of(pod) is None]
+
+
+def _age(pod: ObservedPod) -> tuple[bool, float, int]:
+    """Sorts the pods of an index: those that run come last, as they replace those that have ended."""
+    return not pod.has_ended, pod.ended_at or 0.0, version_number(pod.resource_version)
 
 
 def _overdue_after(gang: Gang, now: float) -> float | None:

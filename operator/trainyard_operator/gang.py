@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import find_condition
-from trainyard_api.status import Attempt
+from trainyard_api.status import Attempt, Progress
 from trainyard_api.timestamps import parse_timestamp
 from trainyard_operator.observe import ObservedJob, ObservedPod, version_number
 from trainyard_operator.status import StatusDraft
@@ -107,6 +107,8 @@ def tell_gang(draft: StatusDraft, gang: Gang, queue: str) -> None:
     if attempt is None:
         raise ValueError("no attempt is open, so there is no gang to tell of")
     _tell_admission(draft, gang, queue)
+    if gang.job is not None:
+        _tell_shards(draft, gang.stage, gang.job)
     is_scheduled = _tell_scheduling(draft, gang)
     is_running = _tell_running(draft, gang)
     noted: dict[str, object] = {}
@@ -136,14 +138,25 @@ def _tell_admission(draft: StatusDraft, gang: Gang, queue: str) -> None:
         draft.condition(ConditionType.ADMITTED, "True", Reason.ADMITTED)
 
 
+def _tell_shards(draft: StatusDraft, stage: Stage, job: ObservedJob) -> None:
+    """How many shards are done; their pods report nothing themselves, since none of them knows the whole."""
+    told, detail = draft.status.progress, f"{job.succeeded} of {job.size} shards"
+    if told is None or (told.stage, told.detail) != (stage, detail):
+        percent = round(100.0 * job.succeeded / max(1, job.size), 1)
+        progress = Progress(stage=stage, detail=detail, percent=percent, updated_at=draft.timestamp)
+        draft.update(progress=progress)
+
+
 def _tell_scheduling(draft: StatusDraft, gang: Gang) -> bool:
-    """PodsScheduled: whether all pods have nodes."""
+    """PodsScheduled: whether all pods have nodes; of a Job whether one has, since each works for itself."""
     current = _current(gang)
     without_node = [pod for pod in current if not pod.node and not pod.has_ended]
-    is_scheduled = len(current) == gang.size and not without_node
+    num_placed = len(current) - len(without_node)
+    is_scheduled = num_placed >= (1 if gang.is_job else gang.size)
     stuck = next((pod for pod in without_node if pod.unschedulable), None)
     if is_scheduled:
-        draft.condition(ConditionType.PODS_SCHEDULED, "True", Reason.PODS_SCHEDULED)
+        message = "" if num_placed == gang.size else f"{num_placed} of {gang.size} pods have nodes"
+        draft.condition(ConditionType.PODS_SCHEDULED, "True", Reason.PODS_SCHEDULED, message)
     elif stuck is not None:
         draft.condition(
             ConditionType.PODS_SCHEDULED,
@@ -159,12 +172,13 @@ def _tell_scheduling(draft: StatusDraft, gang: Gang) -> bool:
 
 
 def _tell_running(draft: StatusDraft, gang: Gang) -> bool:
-    """Running: whether all pods run, or have done their part."""
+    """Running: whether all pods run, or have done their part; of a Job whether one does."""
     current = _current(gang)
     at_work = [pod for pod in current if pod.running or pod.succeeded]
     stuck = next((pod for pod in current if pod.waiting_reason), None)
-    if len(at_work) == gang.size:
-        message = f"{gang.stage}: {_pods(gang.size)}"
+    if len(at_work) >= (1 if gang.is_job else gang.size):
+        part = "" if len(at_work) == gang.size else f"{len(at_work)} of "
+        message = f"{gang.stage}: {part}{_pods(gang.size)}"
         draft.condition(ConditionType.RUNNING, "True", Reason.STAGE_STARTED, message)
         return True
     if stuck is not None:

@@ -30,6 +30,8 @@ KEPT_SPECS = 64
 CLAIM_SECONDS = 60.0
 """How long a claim that was found counts as there."""
 
+_SHARED = "ReadWriteMany"
+"""Access mode of a claim that pods of several nodes may write to."""
 _FATAL_OBSTACLES = (Reason.UPSTREAM_MISSING, Reason.UPSTREAM_CYCLE)
 
 
@@ -72,7 +74,7 @@ class Gatherer:
         self._defaults = defaults
         self._clock = clock
         self._readings: OrderedDict[tuple[str, int], Reading] = OrderedDict()
-        self._claims: dict[tuple[str, str], float] = {}
+        self._claims: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {}
 
     async def gather(self, key: RunKey) -> Facts | None:
         """The facts of a run; None when it is gone or going."""
@@ -190,7 +192,7 @@ class Gatherer:
         if elsewhere is not None:
             return (elsewhere,), Reason.SPEC_INVALID
         claim = await self._claim_problem(reading.spec)
-        return ((), Reason.SPEC_VALID) if claim is None else ((claim,), Reason.CLAIM_MISSING)
+        return ((), Reason.SPEC_VALID) if claim is None else ((claim[0],), claim[1])
 
     def _storage_problem(self, run: ObservedRun, spec: TrainingRun) -> Problem | None:
         """The problem that a model lies on another claim than the one that the pods will have, if so."""
@@ -212,24 +214,40 @@ class Gatherer:
         volume = spec.spec.storage.volume_claim
         return self._defaults.default_claim_name if volume is None else volume.claim_name
 
-    async def _claim_problem(self, spec: TrainingRun) -> Problem | None:
-        """The problem that the run's claim does not exist, if so."""
+    async def _claim_problem(self, spec: TrainingRun) -> tuple[Problem, Reason] | None:
+        """The problem that the run's claim does not exist, or cannot be shared as it has to be, if so."""
         name = self._claim_name(spec)
         namespace = spec.metadata.namespace
-        found_at = self._claims.get((namespace, name))
-        if found_at is not None and self._clock() - found_at < CLAIM_SECONDS:
-            return None
-        try:
-            await self._cluster.get(CLAIMS, namespace, name)
-        except NotFoundError:
-            self._claims.pop((namespace, name), None)
-            return Problem(
+        modes = await self._access_modes(namespace, name)
+        if modes is None:
+            problem = Problem(
                 "spec.storage.volumeClaim.claimName",
                 f"there is no PersistentVolumeClaim {name} in namespace {namespace}",
                 "Create it with access mode ReadWriteMany, or name another one",
             )
-        self._claims[namespace, name] = self._clock()
+            return problem, Reason.CLAIM_MISSING
+        if spec.spec.data.preparation.shards > 1 and _SHARED not in modes:
+            problem = Problem(
+                "spec.data.preparation.shards",
+                f"PersistentVolumeClaim {name} is {', '.join(modes)}, and pods of several nodes share it",
+                f"Name a claim with access mode {_SHARED}, or remove the field",
+            )
+            return problem, Reason.SPEC_INVALID
         return None
+
+    async def _access_modes(self, namespace: str, name: str) -> tuple[str, ...] | None:
+        """The access modes of a claim; None when it does not exist."""
+        found_at, modes = self._claims.get((namespace, name), (float("-inf"), ()))
+        if self._clock() - found_at < CLAIM_SECONDS:
+            return modes
+        try:
+            claim = await self._cluster.get(CLAIMS, namespace, name)
+        except NotFoundError:
+            self._claims.pop((namespace, name), None)
+            return None
+        modes = tuple((claim.get("spec") or {}).get("accessModes") or ())
+        self._claims[namespace, name] = (self._clock(), modes)
+        return modes
 
     async def _confirm_children(self, run: ObservedRun) -> None:
         """Ask the API server before a pod or Job counts as lost only because no watch told of it."""
@@ -238,7 +256,7 @@ class Gatherer:
         if attempt.pods_created_at is None or gang.is_job or not gang.missing:
             return
         selector = f"{Label.RUN_UID}={run.key.uid}"
-        if gang.stage is Stage.PREPARE:
+        if gang.stage is Stage.READ:
             async for page in self._cluster.pages(JOBS, run.key.namespace, selector):
                 for raw in page:
                     job = observe_job(raw)

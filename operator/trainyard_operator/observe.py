@@ -123,11 +123,15 @@ class ObservedJob:
     deleting: bool
     suspended: bool
     """Whether it waits, such as for Kueue."""
+    succeeded: int
+    """Pods that have done so."""
     complete: bool
     failed: bool
     """Whether it has failed, or is about to once its pods have ended."""
+    reason: str
+    """Why it failed, in the Job controller's word, such as PodFailurePolicy."""
     message: str
-    """Why it failed."""
+    """The same for people."""
 
 
 def observe_run(raw: Object) -> ObservedRun:
@@ -240,8 +244,10 @@ def observe_job(raw: Object) -> ObservedJob | None:
         size=(raw.get("spec") or {}).get("completions", 1),
         deleting="deletionTimestamp" in metadata,
         suspended="Suspended" in true or bool((raw.get("spec") or {}).get("suspend")),
+        succeeded=status.get("succeeded") or 0,
         complete="Complete" in true,
         failed=failure is not None,
+        reason=failure.get("reason", "") if failure else "",
         message=failure.get("message", "") if failure else "",
     )
 

@@ -103,21 +103,29 @@ def test_a_clock_that_was_set_back_gives_no_negative_time():
 
 
 @pytest.mark.parametrize(
-    ("prepared", "last", "first"),
+    ("prepared", "last", "num_shards", "first"),
     [
-        (False, None, Stage.PREPARE),
-        (False, Stage.PREPARE, Stage.PREPARE),
-        (True, Stage.PREPARE, Stage.TRAIN),
-        (True, Stage.TRAIN, Stage.TRAIN),
-        (True, Stage.EXPORT, Stage.EXPORT),
+        (False, None, 1, Stage.PREPARE),
+        (False, Stage.PREPARE, 1, Stage.PREPARE),
+        (False, None, 2, Stage.READ),
+        (False, Stage.READ, 2, Stage.READ),
+        (False, Stage.PREPARE, 2, Stage.PREPARE),
+        (True, Stage.PREPARE, 2, Stage.TRAIN),
+        (True, Stage.TRAIN, 1, Stage.TRAIN),
+        (True, Stage.EXPORT, 1, Stage.EXPORT),
     ],
 )
-def test_an_attempt_starts_with_what_is_not_done(prepared, last, first):
-    assert first_stage(prepared=prepared, last_stage=last) is first
+def test_an_attempt_starts_with_what_is_not_done(prepared, last, num_shards, first):
+    assert first_stage(prepared=prepared, last_stage=last, num_shards=num_shards) is first
 
 
 def test_the_stages_follow_each_other():
-    assert [following_stage(stage) for stage in Stage] == [Stage.TRAIN, Stage.EXPORT, None]
+    assert [following_stage(stage) for stage in Stage] == [
+        Stage.PREPARE,
+        Stage.TRAIN,
+        Stage.EXPORT,
+        None,
+    ]
 
 
 def test_faults_are_counted_one_by_one_as_over_the_whole_list():

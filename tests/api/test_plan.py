@@ -58,6 +58,19 @@ def test_a_plan_of_a_sample_has_a_process_per_node_and_survives_its_file(path):
     assert plan.paths.logs == f"/runs/{run.metadata.name}/logs/attempt-2"
 
 
+def test_shards_are_processes_that_differ_in_their_number_alone_and_come_before_the_preparation():
+    run = load_run_file(SAMPLES[0])
+    preparation = run.spec.data.preparation.model_copy(update={"shards": 3})
+    data = run.spec.data.model_copy(update={"preparation": preparation})
+    sharded = run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})
+    plan = plan_run(sharded, storage_root="/runs", rendezvous=Rendezvous(address="node-0"))
+    assert [stage.stage for stage in plan.stages] == list(Stage)
+    nodes = plan.stage(Stage.READ).nodes
+    assert [node.env for node in nodes] == [{"JOB_COMPLETION_INDEX": str(index)} for index in range(3)]
+    assert {node.argv[3:4] for node in nodes} == {("read",)}
+    assert len(plan.stage(Stage.PREPARE).nodes) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "place"),
     [

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rendered import DEFAULTS, SAMPLES, objects_of, owner_of, trainer_of
+from tests.support.rendered import (
+    DEFAULTS,
+    SAMPLES,
+    job_of,
+    objects_of,
+    owner_of,
+    run_with,
+    sharded,
+    trainer_of,
+)
 from trainyard_api.names import Environment, PodEnvironment, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.validation import load_run_file
@@ -67,7 +76,9 @@ def started_locally(plan, stage, records):
     """Arguments and variables of the processes that the local runner starts for a stage, without its own."""
     for old in records.iterdir():
         old.unlink()
-    outcome = run_stage(plan, stage, StopControl(), lambda: None, clock=time.time, grace_seconds=5.0)
+    outcome = run_stage(
+        plan, stage, StopControl(), lambda: None, clock=time.time, grace_seconds=5.0, at_once=2
+    )
     assert outcome.exit_code == 0
     started = []
     for record in records.glob("*.record"):
@@ -82,9 +93,22 @@ def started_locally(plan, stage, records):
     return sorted(started, key=lambda each: each[1].get(Environment.NODE_RANK, ""))
 
 
+def started_by_the_job(job):
+    """The same for each index of a Job, whose controller adds the number of the index."""
+    ((argv, variables),) = started_in_containers([trainer_of(job["spec"]["template"])])
+    return [
+        (argv, {**variables, Environment.SHARD_INDEX: str(index)})
+        for index in range(job["spec"]["completions"])
+    ]
+
+
 def started_in_pods(objects, stage):
     """Arguments and variables of the containers that the operator makes for a stage."""
-    containers = [trainer_of(pod) for pod in objects[stage.lower()]]
+    return started_in_containers([trainer_of(pod) for pod in objects[stage.lower()]])
+
+
+def started_in_containers(containers):
+    """Arguments and variables of containers."""
     return [
         (
             [*container["command"][1:], *container.get("args", [])],
@@ -101,7 +125,7 @@ def without_plan_path(argv):
     return [*argv[:place], *argv[place + 1 :]]
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.TRAIN, Stage.EXPORT])
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_every_rank_gets_the_same_command_line_and_variables_on_a_laptop_and_in_pods(
     path, stage, records, tmp_path
@@ -119,10 +143,27 @@ def test_every_rank_gets_the_same_command_line_and_variables_on_a_laptop_and_in_
         assert (local_variables.keys() >= ADDRESSES) == (stage is Stage.TRAIN)
 
 
+def test_every_shard_gets_the_same_command_line_and_variables_on_a_laptop_and_in_pods(records, tmp_path):
+    run = sharded(run_with(), 3)
+    # On 2 cores the third process starts when the first two have ended.
+    plan = local_plan(run, tmp_path)
+    assert (plan.preparation_processes, plan.shard_processes) == (2, 1)
+    locally = started_locally(plan, Stage.READ, records)
+    in_pods = started_by_the_job(job_of(run))
+    assert len(locally) == len(in_pods) == 3
+    for index, (local_argv, local_variables) in enumerate(
+        sorted(locally, key=lambda each: each[1][Environment.SHARD_INDEX])
+    ):
+        pod_argv, pod_variables = in_pods[index]
+        assert without_plan_path(pod_argv) == without_plan_path(local_argv)
+        assert pod_variables.keys() - local_variables.keys() == ONLY_IN_PODS
+        assert {name: pod_variables[name] for name in local_variables} == local_variables
+
+
 def comparable(plan):
     """A plan without what the two back ends decide for themselves."""
     content = json.loads(plan.model_dump_json())
-    for own in ("paths", "mounts", "threads_per_process", "preparation_processes"):
+    for own in ("paths", "mounts", "threads_per_process", "preparation_processes", "shard_processes"):
         content.pop(own)
     for stage in content["stages"]:
         for node in stage["nodes"]:
@@ -132,9 +173,12 @@ def comparable(plan):
     return content
 
 
+@pytest.mark.parametrize("num_shards", [1, 2])
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_the_plan_that_the_ranks_read_is_the_same_but_for_paths_threads_and_addresses(path, tmp_path):
-    run = load_run_file(path)
+def test_the_plan_that_the_ranks_read_is_the_same_but_for_paths_threads_and_addresses(
+    path, num_shards, tmp_path
+):
+    run = sharded(load_run_file(path), num_shards)
     local = local_plan(run, tmp_path)
     stored = RunPlan.model_validate_json(
         (tmp_path / "runs" / run.metadata.name / "plan.json").read_text(encoding="utf-8")

@@ -2,11 +2,9 @@
 
 import pytest
 
-from tests.support.operator_harness import play
+from tests.support.operator_harness import play, sharded_document
 from trainyard_operator.cluster import PODS
 from trainyard_operator.errors import ForbiddenError, InvalidError
-
-pytestmark = pytest.mark.usefixtures("two_shards")
 
 
 @pytest.mark.parametrize(
@@ -25,7 +23,7 @@ def test_why_a_job_makes_no_pods_is_told_within_seconds_until_it_makes_them(erro
 
         world.cluster.fault = fault
         world.nodes.refuse = reason
-        world.create()
+        world.create(sharded_document())
         await world.after(6)
         assert world.condition("Admitted") == ("False", reason, error.message)
         assert world.status().phase == "Pending"
@@ -42,7 +40,7 @@ def test_why_a_job_makes_no_pods_is_told_within_seconds_until_it_makes_them(erro
 def test_asking_makes_no_pod_and_is_done_now_and_then_only():
     async def scenario(world):
         world.nodes.refuse = "the controller is away"
-        world.create()
+        world.create(sharded_document())
         await world.after(120)
         asked = [call for call in world.cluster.calls if (call.verb, call.resource) == ("create", "pods")]
         assert 1 <= len(asked) <= 10

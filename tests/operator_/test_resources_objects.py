@@ -15,18 +15,18 @@ from tests.support.rendered import (
     owner_of,
     pod_templates_of,
     run_with,
+    sharded,
     trainer_of,
-    with_prepare_nodes,
 )
-from trainyard_api.names import PERMANENT_EXIT_CODES, Environment
-from trainyard_api.plan import NodePlan, RunPlan
+from trainyard_api.names import PERMANENT_EXIT_CODES, Environment, Stage
+from trainyard_api.plan import RunPlan, StagePlan
 from trainyard_api.validation import load_run_file
-from trainyard_operator.resources import build_prepare_job, plan_for_cluster
+from trainyard_operator.resources import build_read_job, build_stage, plan_for_cluster
 
 QUICKSTART = next(path for path in SAMPLES if path.stem == "quickstart")
 
 
-@pytest.mark.parametrize("name", ["service", "plan", "prepare", "prepare-job", "train", "export"])
+@pytest.mark.parametrize("name", ["service", "plan", "read", "prepare", "train", "export"])
 def test_the_objects_of_the_quickstart_are_those_of_the_golden_files(name):
     objects = objects_of(load_run_file(QUICKSTART))
     expected = (GOLDEN / f"{name}.yaml").read_text(encoding="utf-8")
@@ -92,23 +92,30 @@ def test_every_permanent_exit_code_fails_the_job_at_once_and_a_disruption_costs_
     }
 
 
-def test_preparation_on_several_nodes_is_one_index_each_and_the_job_controller_numbers_them():
-    (job,) = objects_of(run_with())["prepare-job"]
+def test_each_shard_is_one_index_and_the_job_controller_numbers_them():
+    run = run_with()
+    (job,) = build_stage(
+        run,
+        owner_of(run),
+        plan_for_cluster(sharded(run, 7), owner_of(run), 0, DEFAULTS),
+        Stage.READ,
+        DEFAULTS,
+    )
     spec = job["spec"]
-    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
-    variables = {each["name"]: each.get("value") for each in trainer_of(spec["template"])["env"]}
-    assert variables["SHARDS"] == "3"
-    assert Environment.SHARD_INDEX not in variables
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 7, 7)
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (2, 0)
+    assert Environment.SHARD_INDEX not in {each["name"] for each in trainer_of(spec["template"])["env"]}
 
 
 @pytest.mark.parametrize("changed", [{"argv": ("python", "other")}, {"env": {"SHARDS": "4"}}])
-def test_prepare_nodes_that_a_job_cannot_tell_apart_are_refused(changed):
+def test_shards_that_a_job_cannot_tell_apart_are_refused(changed):
     run = run_with()
-    plan = plan_for_cluster(run, owner_of(run), 0, DEFAULTS)
-    first = NodePlan(index=0, argv=("python", "prepare"), env={})
-    nodes = (first, first.model_copy(update={"index": 1, **changed}))
+    plan = plan_for_cluster(sharded(run, 2), owner_of(run), 0, DEFAULTS)
+    first, second = plan.stage(Stage.READ).nodes
+    reading = StagePlan(stage=Stage.READ, nodes=(first, second.model_copy(update=changed)))
+    changed_plan = plan.model_copy(update={"stages": (reading, *plan.stages[1:])})
     with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX"):
-        build_prepare_job(run, owner_of(run), with_prepare_nodes(plan, nodes), DEFAULTS)
+        build_read_job(run, owner_of(run), changed_plan, DEFAULTS)
 
 
 def test_without_a_queue_nothing_is_said_to_kueue():
@@ -137,7 +144,7 @@ def test_kueue_admits_the_gang_as_one_group_of_its_attempt_and_the_job_by_its_qu
     ]
     assert len(groups[0]) == len(groups[1]) == 1
     assert groups[0] != groups[1]
-    (job,) = first["prepare-job"]
+    (job,) = first["read"]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert not any(key.startswith("kueue") for key in job["spec"]["template"]["metadata"]["labels"])
     for pod in (*first["prepare"], *first["export"]):

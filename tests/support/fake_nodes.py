@@ -139,9 +139,9 @@ class FakeNodes:
         indices = range(job["spec"]["completions"])
         done = await asyncio.gather(*(self._run_index(job, index) for index in indices))
         if all(done):
-            self._finish_job(job, "Complete", "")
+            self._finish_job(job, "Complete", "CompletionsReached")
         else:
-            self._finish_job(job, "Failed", "Job has failed indexes")
+            self._finish_job(job, "Failed", "FailedIndexes")
 
     async def _run_index(self, job: Object, index: int) -> bool:
         """The pods of one index until one succeeds; whether one did."""
@@ -154,9 +154,12 @@ class FakeNodes:
                 return False
             code = ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
             if code == 0:
+                self._count_success(job)
                 return True
             if code in permanent:
-                break
+                self._finish_job(job, "Failed", "PodFailurePolicy")
+                self._delete_others(job, pod)
+                return False
         return False
 
     def _pod_of(self, job: Object, index: int, retry: int) -> Object | None:
@@ -180,15 +183,26 @@ class FakeNodes:
             if seen["status"]["phase"] in ("Succeeded", "Failed"):
                 return seen
 
-    def _finish_job(self, job: Object, kind: str, message: str) -> None:
+    def _finish_job(self, job: Object, kind: str, reason: str) -> None:
+        condition = {"type": kind, "status": "True", "reason": reason, "message": f"the Job's {reason}"}
+        self._change_job(job, lambda status: status.setdefault("conditions", [condition]))
+
+    def _count_success(self, job: Object) -> None:
+        self._change_job(job, lambda status: status.update(succeeded=status.get("succeeded", 0) + 1))
+
+    def _change_job(self, job: Object, edit: Callable[[Object], object]) -> None:
+        """Change the status of a Job that is there."""
         if self._exists(JOBS, job):
-            condition = {"type": kind, "status": "True", "message": message}
-            self.cluster.change(
-                JOBS,
-                job["metadata"]["namespace"],
-                job["metadata"]["name"],
-                lambda seen: seen.update(status={"conditions": [condition]}),
-            )
+            place = job["metadata"]["namespace"], job["metadata"]["name"]
+            self.cluster.change(JOBS, *place, lambda seen: edit(seen.setdefault("status", {})))
+
+    def _delete_others(self, job: Object, failed: Object) -> None:
+        """The Job controller deletes what still runs when a Job has failed."""
+        for pod in self.cluster.objects(PODS):
+            owners = [owner["uid"] for owner in pod["metadata"].get("ownerReferences", ())]
+            is_other = pod["metadata"]["uid"] != failed["metadata"]["uid"]
+            if is_other and job["metadata"]["uid"] in owners and self._is_running(pod):
+                self.cluster.remove(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _exists(self, resource: Resource, stored: Object) -> bool:
         return any(

@@ -74,6 +74,11 @@ def run_document(name: str = "speeches", **spec: Any) -> Object:
     return written
 
 
+def sharded_document(num_shards: int = 2) -> Object:
+    """A run whose sources are read in shards, and so by a Job."""
+    return run_document(data={"preparation": {"shards": num_shards}})
+
+
 class Operator:
     """One life of the operator's process."""
 
@@ -143,7 +148,10 @@ class World:
         self.settings = settings or Settings()
         self.starts = 0
         self.operator = Operator(self.cluster, self.settings)
-        claim = {"metadata": {"name": "trainyard", "namespace": NAMESPACE}}
+        claim = {
+            "metadata": {"name": "trainyard", "namespace": NAMESPACE},
+            "spec": {"accessModes": ["ReadWriteMany"]},
+        }
         self.cluster.put_new(CLAIMS, NAMESPACE, claim)
         self._task = loop.create_task(self._keep_running())
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from trainyard_api.names import Environment, Stage
-from trainyard_api.plan import NodePlan, RunPlan, StagePlan
+from trainyard_api.names import Stage
 from trainyard_api.spec import TrainingRun
 from trainyard_api.validation import load_run_file, validate_document
 from trainyard_operator.resources import (
@@ -18,7 +17,7 @@ from trainyard_operator.resources import (
     WorkerDefaults,
     build_gang,
     build_plan_config_map,
-    build_prepare_job,
+    build_read_job,
     build_service,
     build_stage,
     plan_for_cluster,
@@ -65,29 +64,18 @@ def gang_of(run: TrainingRun, stage: Stage = Stage.TRAIN, attempt: int = 0) -> l
     return build_gang(run, owner, plan, stage, DEFAULTS, {})
 
 
-def shards(plan: RunPlan, number: int) -> tuple[NodePlan, ...]:
-    """Nodes that prepare a shard of the data each."""
-    (single,) = plan.stage(Stage.PREPARE).nodes
-    environments = (
-        {Environment.SHARD_INDEX.value: str(index), "SHARDS": str(number)} for index in range(number)
-    )
-    return tuple(
-        single.model_copy(update={"index": index, "env": environment})
-        for index, environment in enumerate(environments)
-    )
-
-
-def with_prepare_nodes(plan: RunPlan, nodes: tuple[NodePlan, ...]) -> RunPlan:
-    """A plan that prepares the data on other nodes."""
-    prepare = StagePlan(stage=Stage.PREPARE, nodes=nodes)
-    stages = tuple(prepare if stage.stage is Stage.PREPARE else stage for stage in plan.stages)
-    return plan.model_copy(update={"stages": stages})
+def sharded(run: TrainingRun, num_shards: int = 3) -> TrainingRun:
+    """The run with its sources read in shards."""
+    preparation = run.spec.data.preparation.model_copy(update={"shards": num_shards})
+    data = run.spec.data.model_copy(update={"preparation": preparation})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})
 
 
 def job_of(run: TrainingRun, attempt: int = 0) -> Object:
-    """The Job of a preparation on several nodes."""
+    """The Job that reads the sources of a run in shards."""
     owner = owner_of(run)
-    return build_prepare_job(run, owner, plan_for_cluster(run, owner, attempt, DEFAULTS), DEFAULTS)
+    plan = plan_for_cluster(sharded(run), owner, attempt, DEFAULTS)
+    return build_read_job(run, owner, plan, DEFAULTS)
 
 
 def trainer_of(pod: Object) -> Object:
@@ -100,12 +88,11 @@ def objects_of(run: TrainingRun, attempt: int = 0) -> dict[str, list[Object]]:
     """Everything that an attempt of a run makes, by the name of its golden file."""
     owner = owner_of(run)
     plan = plan_for_cluster(run, owner, attempt, DEFAULTS)
-    sharded = with_prepare_nodes(plan, shards(plan, 3))
     return {
         "service": [build_service(owner, attempt)],
         "plan": [build_plan_config_map(owner, plan)],
+        "read": [job_of(run, attempt)],
         "prepare": build_stage(run, owner, plan, Stage.PREPARE, DEFAULTS),
-        "prepare-job": build_stage(run, owner, sharded, Stage.PREPARE, DEFAULTS),
         "train": build_gang(run, owner, plan, Stage.TRAIN, DEFAULTS, {}),
         "export": build_gang(run, owner, plan, Stage.EXPORT, DEFAULTS, {}),
     }
@@ -114,7 +101,7 @@ def objects_of(run: TrainingRun, attempt: int = 0) -> dict[str, list[Object]]:
 def pod_templates_of(run: TrainingRun) -> list[Object]:
     """Every pod and pod template of a run."""
     objects = objects_of(run)
-    (job,) = objects["prepare-job"]
+    (job,) = objects["read"]
     return [*objects["prepare"], job["spec"]["template"], *objects["train"], *objects["export"]]
 
 

@@ -24,6 +24,13 @@ def rank(plan: PlanFile) -> None:
     run_rank(plan)
 
 
+def read(plan: PlanFile) -> None:
+    """Read one shard of the sources."""
+    from trainyard_trainer.single_stages import run_read  # noqa: PLC0415
+
+    sys.exit(run_read(plan, os.environ))
+
+
 def prepare(
     plan: PlanFile,
     cores: Annotated[int, typer.Option(min=0, help="Worker processes; 0 decides by the plan.")] = 0,

@@ -13,9 +13,9 @@ def exit_record_path(logs: Path, rank: int) -> Path:
     return logs / f"exit-rank-{rank}.json"
 
 
-def stage_exit_record_path(logs: Path, stage: Stage) -> Path:
-    """The file of a stage that is no gang."""
-    return logs / f"exit-{stage.lower()}.json"
+def stage_exit_record_path(logs: Path, stage: Stage, index: int = 0) -> Path:
+    """The file of a process of a stage that is no gang."""
+    return logs / f"exit-{stage.lower()}-{index}.json"
 
 
 def write_exit_record(path: Path, record: ExitRecord) -> None:

@@ -198,13 +198,14 @@ class LocalRunner:
             mounts=self.options.mounts,
             threads_per_process=max(1, cores // (workers.nodes * workers.processes_per_node)),
             preparation_processes=cores,
+            shard_processes=max(1, cores // self.run.spec.data.preparation.shards),
         )
         write_json_atomically(self.folder.path / File.PLAN, plan)
         return plan
 
     def run_stages(self, plan: RunPlan) -> StageOutcome:
         """The stages in their order, until one does not succeed."""
-        for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EXPORT):
+        for stage in (planned.stage for planned in plan.stages):
             if self.stop.requested:
                 return StageOutcome(self.stop.exit_code)
             started = self.clock()
@@ -212,7 +213,13 @@ class LocalRunner:
             self.status.stage_started(stage)
             self.display.message(f"{stage} started (attempt {plan.attempt})")
             outcome = run_stage(
-                plan, stage, self.stop, self.tick, clock=self.clock, grace_seconds=self.grace_seconds
+                plan,
+                stage,
+                self.stop,
+                self.tick,
+                clock=self.clock,
+                grace_seconds=self.grace_seconds,
+                at_once=plan.preparation_processes,
             )
             seconds = self.clock() - started
             if outcome.exit_code:

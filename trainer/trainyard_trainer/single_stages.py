@@ -1,24 +1,26 @@
-"""The processes of the stages that are no gang: Prepare and Export."""
+"""The processes of the stages that are no gang: Read, Prepare and Export."""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from trainyard_api.names import ExitCode, File, Stage
+from trainyard_api.errors import ConfigurationError
+from trainyard_api.names import Environment, ExitCode, File, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.progress import ExitRecord, ProgressReport
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.status import Progress
+from trainyard_trainer.data.progress import PrepareReport
 from trainyard_trainer.exit_records import stage_exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_runner
 from trainyard_trainer.optimization.budgets import checked_steps
-from trainyard_trainer.pod import explained, leave_message, write_lines_at_once
+from trainyard_trainer.pod import explained, is_in_pod, leave_message, write_lines_at_once
 from trainyard_trainer.progress import read_progress, timestamp, write_json_atomically
 from trainyard_trainer.progress_push import ProgressSink, finish_publishing, publish
 from trainyard_trainer.rank import LAST_REPORT_SECONDS, translate
@@ -26,6 +28,8 @@ from trainyard_trainer.signals import STOP_SIGNALS, StopRequest
 
 MODEL_STATUS = "model_status.json"
 """Where Export tells the runner what it made, in the folder of the attempt's logs."""
+PRINT_SECONDS = 10.0
+"""How often a shard in a pod tells in its log how far it is."""
 
 
 class PrepareReporter:
@@ -35,12 +39,24 @@ class PrepareReporter:
         run_folder: where progress.json is.
         attempt: number of this attempt.
         sink: gets every report as well; the operator, where there is one.
+        stage: Prepare, or Read for a shard.
+        prefix: begins every detail.
     """
 
-    def __init__(self, run_folder: Path, attempt: int, sink: ProgressSink = publish) -> None:
+    def __init__(
+        self,
+        run_folder: Path,
+        attempt: int,
+        sink: ProgressSink = publish,
+        *,
+        stage: Stage = Stage.PREPARE,
+        prefix: str = "",
+    ) -> None:
         self._file = run_folder / File.PROGRESS
         self._attempt = attempt
         self._sink = sink
+        self._stage = stage
+        self._prefix = prefix
         self._step = ""
         self._started = 0.0
 
@@ -51,9 +67,10 @@ class PrepareReporter:
             self._step, self._started = step, now
         elapsed = now - self._started
         rate = done / elapsed if elapsed > 0 else 0.0
+        of_total = f" of {amount(total, unit)}" if total else ""
         progress = Progress(
-            stage=Stage.PREPARE,
-            detail=f"{step}: {amount(done, unit)}{f' of {amount(total, unit)}' if total else ''}"
+            stage=self._stage,
+            detail=f"{self._prefix}{step}: {amount(done, unit)}{of_total}"
             + (f", {amount(round(rate), unit)}/s" if rate else ""),
             percent=round(100.0 * done / total, 1) if total else 0.0,
             eta_seconds=round((total - done) / rate) if total and rate else None,
@@ -70,21 +87,100 @@ def amount(number: int, unit: str) -> str:
 
 
 @contextmanager
-def recorded(logs: Path, stage: Stage) -> Iterator[None]:
+def recorded(logs: Path, stage: Stage, index: int = 0) -> Iterator[None]:
     """Store why the process leaves, for the runner, when an error is why."""
     try:
         yield
     except Exception as error:
         known = translate(error)
         record = ExitRecord(
-            rank=0,
+            rank=index,
             exit_code=known.exit_code,
             reason=known.reason,
             message=str(known),
             time=timestamp(time.time()),
         )
-        write_exit_record(stage_exit_record_path(logs, stage), record)
+        write_exit_record(stage_exit_record_path(logs, stage, index), record)
         raise
+
+
+def run_read(plan_file: Path, environment: Mapping[str, str]) -> int:
+    """Read the shard of a plan that the environment names.
+
+    Raises:
+        TrainyardError: what is wrong with a source, or with the number of the shard.
+    """
+    from trainyard_trainer.data.prepare import read_shard  # noqa: PLC0415 - after the signal handler
+
+    die_with_runner()
+    stop = StopRequest()
+    stop.install()
+    plan = RunPlan.model_validate_json(plan_file.read_bytes())
+    write_lines_at_once()
+    shard = shard_of(plan, environment)
+    with explained(environment, rank=shard), recorded(Path(plan.paths.logs), Stage.READ, shard):
+        read_shard(
+            plan,
+            shard,
+            report=_shard_report(plan, shard, environment),
+            cores=plan.shard_processes or len(os.sched_getaffinity(0)),
+            should_stop=lambda: stop.requested,
+        )
+    sys.stdout.write(f"shard {shard} of {plan.spec.data.preparation.shards} is read\n")
+    return ExitCode.SUCCEEDED
+
+
+def shard_of(plan: RunPlan, environment: Mapping[str, str]) -> int:
+    """The number of the shard that this process reads.
+
+    Raises:
+        ConfigurationError: there is none, or no such shard.
+    """
+    text, num_shards = environment.get(Environment.SHARD_INDEX, ""), plan.spec.data.preparation.shards
+    if not text.isdecimal() or int(text) >= num_shards:
+        raise ConfigurationError(
+            Environment.SHARD_INDEX,
+            f"{text!r} is no number of a shard",
+            f"Set it to one from 0 to {num_shards - 1}; a Job with completionMode Indexed does",
+        )
+    return int(text)
+
+
+def _shard_report(plan: RunPlan, shard: int, environment: Mapping[str, str]) -> PrepareReport:
+    """Where a shard tells how far it is.
+
+    In a pod that is its log: the operator counts the shards that are done, and pods have no file to share.
+    """
+    if is_in_pod(environment):
+        return StepPrinter(sys.stdout.write)
+    return PrepareReporter(
+        Path(plan.paths.run_folder),
+        plan.attempt,
+        stage=Stage.READ,
+        prefix=f"shard {shard + 1} of {plan.spec.data.preparation.shards}, ",
+    )
+
+
+class StepPrinter:
+    """Prints the beginning of each step, and how far it is now and then.
+
+    Args:
+        write: takes lines.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._printed_at = clock()
+
+    def __call__(self, step: str, done: int, total: int | None, unit: str) -> None:
+        """Take one report."""
+        if done and self._clock() - self._printed_at < PRINT_SECONDS:
+            return
+        self._printed_at = self._clock()
+        of_total = f" of {amount(total, unit)}" if total else ""
+        self._write(f"{step}: {amount(done, unit)}{of_total}\n")
 
 
 def run_prepare(plan_file: Path, cores: int) -> int:

@@ -64,6 +64,7 @@ def run_stage(  # noqa: PLR0913 - what the runner knows and the plan does not
     *,
     clock: Callable[[], float],
     grace_seconds: float,
+    at_once: int = 1,
 ) -> StageOutcome:
     """Run the processes of a stage to their end.
 
@@ -74,12 +75,20 @@ def run_stage(  # noqa: PLR0913 - what the runner knows and the plan does not
         tick: called about ten times a second.
         clock: Unix time in seconds.
         grace_seconds: how long processes may take to save after they were asked to stop.
+        at_once: processes of Read at a time, which know nothing of each other; others need all of theirs.
     """
-    logs = Path(plan.paths.logs)
+    logs, nodes = Path(plan.paths.logs), plan.stage(stage).nodes
+    size = at_once if stage is Stage.READ else len(nodes)
     kills_before = count_memory_kills()
-    with started(plan.stage(stage).nodes, logs, stage, os.environ) as children:
-        watch(children, stop, tick, clock=clock, grace_seconds=grace_seconds)
-    ends = process_ends(children, stage, logs, clock())
+    ends: list[ProcessEnd] = []
+    for first in range(0, len(nodes), size):
+        with started(nodes[first : first + size], logs, stage, os.environ) as children:
+            watch(children, stop, tick, clock=clock, grace_seconds=grace_seconds)
+        ends += process_ends(children, stage, logs, clock())
+        if stop.requested or any(end.exit_code for end in ends):
+            break
+    if len(ends) < len(nodes) and all(end.exit_code == ExitCode.SUCCEEDED for end in ends):
+        return StageOutcome(stop.exit_code)
     return outcome_of(with_memory_kills(ends, kills_before, count_memory_kills()), stop)
 
 
@@ -135,17 +144,20 @@ def process_ends(children: list[ChildProcess], stage: Stage, logs: Path, now: fl
     """How every process of the stage ended; for training, ranks as far as they told, else their agents."""
     alone = stage is not Stage.TRAIN
     records = {} if alone else read_exit_records(logs)
-    own_record = read_exit_record(stage_exit_record_path(logs, stage)) if alone else None
+    own = [
+        read_exit_record(stage_exit_record_path(logs, stage, child.index)) if alone else None
+        for child in children
+    ]
     ends = [
         ProcessEnd(
             exit_code=child.popen.returncode,
             ended_at=child.ended_at or now,
             pod=f"node-{child.index}",
             log_tail=log_tail(child.log),
-            record=own_record if own_record and own_record.exit_code == child.popen.returncode else None,
+            record=record if record and record.exit_code == child.popen.returncode else None,
             stopped=child.stopped,
         )
-        for child in children
+        for child, record in zip(children, own, strict=True)
     ]
     if all(end.exit_code == ExitCode.SUCCEEDED for end in ends):
         return ends

@@ -2,18 +2,20 @@
 
 from trainyard_api.names import Stage
 
-_FOLLOWING = {Stage.PREPARE: Stage.TRAIN, Stage.TRAIN: Stage.EXPORT}
+_FOLLOWING = {Stage.READ: Stage.PREPARE, Stage.PREPARE: Stage.TRAIN, Stage.TRAIN: Stage.EXPORT}
 
 
-def first_stage(*, prepared: bool, last_stage: Stage | None) -> Stage:
+def first_stage(*, prepared: bool, last_stage: Stage | None, num_shards: int) -> Stage:
     """The stage of a new attempt: what is done already is not done again.
 
     Args:
         prepared: whether the data was prepared by an earlier attempt.
         last_stage: stage in which the attempt before ended; None when this is the first.
+        num_shards: `data.preparation.shards`.
     """
     if not prepared:
-        return Stage.PREPARE
+        is_read = num_shards == 1 or last_stage is Stage.PREPARE
+        return Stage.PREPARE if is_read else Stage.READ
     return Stage.EXPORT if last_stage is Stage.EXPORT else Stage.TRAIN
 
 

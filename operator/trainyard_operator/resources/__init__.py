@@ -6,7 +6,7 @@ The objects of one call share parts; they are for reading and sending, not for c
 from trainyard_operator.resources.cluster_plan import plan_for_cluster
 from trainyard_operator.resources.config_map import build_plan_config_map
 from trainyard_operator.resources.facts import Object, Owner, WorkerDefaults
-from trainyard_operator.resources.jobs import build_prepare_job
+from trainyard_operator.resources.jobs import build_read_job
 from trainyard_operator.resources.object_names import (
     config_map_name,
     job_name,
@@ -24,7 +24,7 @@ __all__ = [
     "WorkerDefaults",
     "build_gang",
     "build_plan_config_map",
-    "build_prepare_job",
+    "build_read_job",
     "build_service",
     "build_stage",
     "config_map_name",

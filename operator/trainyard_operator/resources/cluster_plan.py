@@ -24,6 +24,7 @@ def plan_for_cluster(run: TrainingRun, owner: Owner, attempt: int, defaults: Wor
         python=defaults.python,
         threads_per_process=threads_per_process(run.spec.workers),
         preparation_processes=pod_cores(run.spec.workers),
+        shard_processes=pod_cores(run.spec.workers),
         plan_file=PodPath.PLAN.value,
     )
 

@@ -13,27 +13,28 @@ from trainyard_operator.resources.rendered_template import rendered_template
 RETRIES_PER_INDEX = 2
 
 
-def build_prepare_job(run: TrainingRun, owner: Owner, plan: RunPlan, defaults: WorkerDefaults) -> Object:
-    """The Job that prepares the data, one index per prepare node of the plan.
+def build_read_job(run: TrainingRun, owner: Owner, plan: RunPlan, defaults: WorkerDefaults) -> Object:
+    """The Job that reads the sources, one index per shard.
 
     A permanent exit code of one index fails the Job at once: its data or configuration would fail again.
     A pod that the cluster took away costs no retry. An index is only repeated when its old pod is really
-    gone, as two writers of one shard must never meet. Fields that Kueue writes (`suspend`, what it
-    injects into the template) are left out, so that applying the Job again leaves them alone.
+    gone; two processes of one shard would not harm each other, but one of them would wait for the other.
+    Fields that Kueue writes (`suspend`, what it injects into the template) are left out, so that applying
+    the Job again leaves them alone.
 
     Raises:
         ConfigurationError: podTemplate cannot be merged; `problems_of_templates` tells it beforehand.
         ValueError: the nodes differ in more than their index, which the pods of a Job cannot.
     """
-    nodes = plan.stage(Stage.PREPARE).nodes
+    nodes = plan.stage(Stage.READ).nodes
     argv, environment = _shared_parts(nodes)
-    template = rendered_template(owner, plan, Stage.PREPARE, argv, defaults)
-    labels = {**child_labels(owner, plan.attempt, Stage.PREPARE), Label.INCARNATION.value: "0"}
+    template = rendered_template(owner, plan, Stage.READ, argv, defaults)
+    labels = {**child_labels(owner, plan.attempt, Stage.READ), Label.INCARNATION.value: "0"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": child_metadata(
-            owner, job_name(owner, Stage.PREPARE, plan.attempt), {**labels, **queue_labels(run)}
+            owner, job_name(owner, Stage.READ, plan.attempt), {**labels, **queue_labels(run)}
         ),
         "spec": {
             "completionMode": "Indexed",
@@ -69,7 +70,7 @@ def _shared_parts(nodes: tuple[NodePlan, ...]) -> tuple[tuple[str, ...], dict[st
         for node in nodes
     ]
     if any(part != parts[0] for part in parts):
-        raise ValueError("prepare nodes differ in more than JOB_COMPLETION_INDEX")
+        raise ValueError("shards differ in more than JOB_COMPLETION_INDEX")
     return parts[0]
 
 

@@ -30,7 +30,7 @@ from trainyard_trainer.data.files import sha256_of_file, write_hashed
 from trainyard_trainer.data.manifest import BaseModelManifest, FileRecord, TokenizerManifest, content_hash
 from trainyard_trainer.data.model_place import ModelPlace
 from trainyard_trainer.data.parallel import Advance
-from trainyard_trainer.data.sources import FileHashes
+from trainyard_trainer.data.sources import HASH_CACHE, FileHashes
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.training_record import TRAINING_RECORD
@@ -235,7 +235,8 @@ def _local(
         path = str((folder / name).absolute())
         info = local.info(path)
         records.append(FileRecord(name=name, size_bytes=info["size"], sha256=hashes(local, path, info)))
-    hashes.save()
+    with store.locked(HASH_CACHE):
+        hashes.save()
     _check_record(folder, records, where)
 
     def body(target: Path) -> StepOutcome:

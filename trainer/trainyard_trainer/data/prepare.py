@@ -3,6 +3,9 @@
     base model -> extract (one step per source) -> deduplicate -> tokenizer -> tokenize -> pack
     base model -> tokenizer -> encode (one step per source) -> choose, where a task has labels
 
+Where `data.preparation.shards` is above 1, `read_shard` in other processes has made the units of extract or
+encode before, and `prepare` finds them there (`unit_steps`).
+
 Each step is addressed by the hash of its inputs, so that a second run reuses everything, and a change
 redoes only what depends on it.
 """
@@ -11,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from trainyard_api.errors import ConfigurationError
@@ -30,7 +34,8 @@ from trainyard_trainer.data.base_model import (
 from trainyard_trainer.data.checks import check_rows, check_source, packing_warnings
 from trainyard_trainer.data.deduplicate import DUPLICATES, deduplicate
 from trainyard_trainer.data.existing_tokenizer import parse_config, read_existing
-from trainyard_trainer.data.extract import ExtractTask, extract_unit, finish_extraction
+from trainyard_trainer.data.extract import finish_extraction
+from trainyard_trainer.data.extract_work import extract_settings, extract_work
 from trainyard_trainer.data.labelled.chat import chosen_template
 from trainyard_trainer.data.labelled.class_weights import refuse_given_weights
 from trainyard_trainer.data.labelled.prepare import (
@@ -49,12 +54,19 @@ from trainyard_trainer.data.manifest import (
     hash_of,
 )
 from trainyard_trainer.data.model_place import ModelPlace, base_place, teacher_place
-from trainyard_trainer.data.normalize import NORMALIZATION
 from trainyard_trainer.data.pack_step import PackOptions, pack_shards
 from trainyard_trainer.data.parallel import Pool
 from trainyard_trainer.data.progress import PrepareReport, StepProgress
+from trainyard_trainer.data.read_share import WorkOf, read_share
 from trainyard_trainer.data.shards import open_token_shard
-from trainyard_trainer.data.sources import FileHashes, InputFile, combined_hash, contents_hash, list_files
+from trainyard_trainer.data.sources import (
+    HASH_CACHE,
+    FileHashes,
+    InputFile,
+    combined_hash,
+    contents_hash,
+    list_files,
+)
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.data.text_shards import TextShard, list_shards
@@ -67,6 +79,7 @@ from trainyard_trainer.data.tokenizer_step import (
     write_existing,
     write_trained,
 )
+from trainyard_trainer.data.unit_steps import UnitReader
 from trainyard_trainer.data.units import divide
 from trainyard_trainer.progress import write_json_atomically
 
@@ -96,19 +109,55 @@ def prepare(
         StorageFullError: no space is left.
         PreemptedError: should_stop became true.
     """
-    prepared = Path(plan.paths.prepared)
-    prepared.mkdir(parents=True, exist_ok=True)
-    preparation = _Preparation(
-        plan=plan,
-        store=StepStore(prepared, should_stop, clock),
-        pool=Pool(cores or len(os.sched_getaffinity(0)), should_stop),
-        progress=StepProgress(report, should_stop, clock),
-    )
-    manifest = preparation.run()
+    manifest = _preparation(plan, report, cores, should_stop, clock).run()
     run_folder = Path(plan.paths.run_folder)
     run_folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(run_folder / File.DATA, manifest)
     return manifest
+
+
+def read_shard(  # noqa: PLR0913 - as `prepare`, and which shard
+    plan: RunPlan,
+    shard: int,
+    *,
+    report: PrepareReport,
+    cores: int,
+    should_stop: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Read the units of one shard, or find that they are read; `prepare` needs those of all shards.
+
+    Args:
+        plan: the run.
+        shard: number of the shard, from 0.
+        report: as for `prepare`.
+        cores: as for `prepare`.
+        should_stop: as for `prepare`.
+        clock: as for `prepare`.
+
+    Raises:
+        as `prepare`.
+    """
+    _preparation(plan, report, cores, should_stop, clock).read(shard)
+
+
+def _preparation(
+    plan: RunPlan,
+    report: PrepareReport,
+    cores: int,
+    should_stop: Callable[[], bool],
+    clock: Callable[[], float],
+) -> "_Preparation":
+    prepared = Path(plan.paths.prepared)
+    prepared.mkdir(parents=True, exist_ok=True)
+    pool = Pool(cores or len(os.sched_getaffinity(0)), should_stop)
+    return _Preparation(
+        plan=plan,
+        store=StepStore(prepared, should_stop, clock),
+        pool=pool,
+        reader=UnitReader(prepared, plan.spec.data.preparation.shards, pool),
+        progress=StepProgress(report, should_stop, clock),
+    )
 
 
 @dataclass(frozen=True)
@@ -118,6 +167,7 @@ class _Preparation:
     plan: RunPlan
     store: StepStore
     pool: Pool
+    reader: UnitReader
     progress: StepProgress
 
     def run(self) -> DataManifest:
@@ -139,12 +189,27 @@ class _Preparation:
         steps = (*extracted, deduplicated, tokenizer_step, tokenized, packed)
         return self.manifest(files, extracted, deduplicated, steps, tokenizer, models)
 
+    def read(self, shard: int) -> None:
+        task, root = labelled_task(self.plan.spec), self.store.root
+        work_of: WorkOf = partial(extract_work, self.plan.spec.data, folder=root)
+        if task is not None:
+            tokenizer_step = self.tokenizer_of_task(self.models())
+            steps = LabelledSteps(self.plan, task, self.store, self.reader, self.progress)
+            work_of = partial(
+                steps.encode_work,
+                folder=root,
+                tokenizer_step=tokenizer_step,
+                tokenizer=describe_tokenizer(tokenizer_step),
+            )
+        read_share(self.plan, shard, self.store, self.reader, self.progress, work_of)
+
+    def tokenizer_of_task(self, models: Models) -> FinishedStep:
+        return self.stored_tokenizer() if models.reader is None else self.tokenizer_of(models.reader, models)
+
     def labelled(self, task: FineTuning, models: Models, files: list[list[InputFile]]) -> DataManifest:
-        tokenizer_step = (
-            self.stored_tokenizer() if models.reader is None else self.tokenizer_of(models.reader, models)
-        )
+        tokenizer_step = self.tokenizer_of_task(models)
         tokenizer = describe_tokenizer(tokenizer_step)
-        steps = LabelledSteps(self.plan, task, self.store, self.pool, self.progress)
+        steps = LabelledSteps(self.plan, task, self.store, self.reader, self.progress)
         encoded = [
             steps.encode(number, found, tokenizer_step, tokenizer) for number, found in enumerate(files)
         ]
@@ -192,7 +257,8 @@ class _Preparation:
             list_files(source, source_place(number), self.plan.mounts, hashes)
             for number, source in enumerate(sources)
         ]
-        hashes.save()
+        with self.store.locked(HASH_CACHE):
+            hashes.save()
         return files
 
     def extract(self, number: int, files: list[InputFile]) -> FinishedStep:
@@ -201,31 +267,11 @@ class _Preparation:
 
         def body(folder: Path) -> StepOutcome:
             units = divide(files, source)
-            tasks = [
-                ExtractTask(
-                    number=index,
-                    unit=unit,
-                    folder=folder,
-                    source=source,
-                    where=source_place(number),
-                    normalize=data.preparation.normalize,
-                    minimum_characters=data.preparation.minimum_characters,
-                    stop_early=data.preparation.maximum_invalid_fraction < 1.0,
-                )
-                for index, unit in enumerate(units)
-            ]
+            work = extract_work(data, number, files, dict(enumerate(units)), folder)
             advance = self.progress.start(f"extract {source.name}", total, "bytes")
-            return finish_extraction(folder, self.pool.run(extract_unit, tasks, advance), units)
+            return finish_extraction(folder, self.reader.read(work, advance), units)
 
-        inputs = {
-            "files": contents_hash(files),
-            "format": source.format,
-            "textField": None if source.format == "Text" else source.text_field,
-            "documentBoundary": source.document_boundary,
-            "normalize": data.preparation.normalize,
-            "minimumCharacters": data.preparation.minimum_characters,
-            "normalization": NORMALIZATION,
-        }
+        inputs = {"files": contents_hash(files), **extract_settings(data, number)}
         step = self.store.run("extract", inputs, body)
         check_source(step, source, source_place(number), data.preparation.maximum_invalid_fraction)
         return step

@@ -3,7 +3,7 @@
 import json
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +122,7 @@ class FileHashes:
     def __init__(self, prepared: Path, advance: Callable[[int], None]) -> None:
         self._path = prepared / HASH_CACHE
         self._advance = advance
-        self._known: dict[str, str] = {}
-        if self._path.is_file():
-            try:
-                content = json.loads(self._path.read_bytes())
-            except ValueError:
-                content = {}
-            self._known = (
-                {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
-            )
+        self._known = self._stored()
         self._changed = False
 
     def __call__(self, file_system: Any, path: str, info: Mapping[str, Any]) -> str:
@@ -138,7 +130,8 @@ class FileHashes:
         if not _is_local(file_system):
             return identity_hash(file_system, path, info, self._advance)
         status = Path(path).stat()
-        identity = f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
+        # Not the device: each node counts the devices of its network mounts for itself.
+        identity = f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
         if identity not in self._known:
             self._known[identity] = content_hash(file_system, path, self._advance)
             self._changed = True
@@ -147,10 +140,41 @@ class FileHashes:
         return self._known[identity]
 
     def save(self) -> None:
-        """Keep the hashes for the next run."""
+        """Keep the hashes for others, with those that they have kept since; only one may do so at a time."""
         if self._changed:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self._path, json.dumps(self._known, indent=0, sort_keys=True))
+            everything = self._stored() | self._known
+            write_text_atomically(self._path, json.dumps(everything, indent=0, sort_keys=True))
+
+    def _stored(self) -> dict[str, str]:
+        if not self._path.is_file():
+            return {}
+        try:
+            content = json.loads(self._path.read_bytes())
+        except ValueError:
+            return {}
+        return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+class LaterHashes:
+    """Lets files be listed without being read, and hashes those that turn out to matter.
+
+    Args:
+        hashes: does that.
+    """
+
+    def __init__(self, hashes: FileHashes) -> None:
+        self._hashes = hashes
+        self._places: dict[str, tuple[Any, str, Mapping[str, Any]]] = {}
+
+    def __call__(self, file_system: Any, path: str, info: Mapping[str, Any]) -> str:
+        """No hash yet; see `list_files`."""
+        self._places[str(file_system.unstrip_protocol(path))] = (file_system, path, info)
+        return ""
+
+    def hashed(self, file: InputFile) -> InputFile:
+        """A listed file with its content hash."""
+        return replace(file, content_hash=self._hashes(*self._places[file.uri]))
 
 
 def _matching(file_system: Any, pattern: str, field: str) -> dict[str, Mapping[str, Any]]:

@@ -106,7 +106,7 @@ class StepStore:
         key = step_key(name, inputs)
         folder = self.root / f"{name}-{key}"
         try:
-            with self._locked(folder.name):
+            with self.locked(folder.name):
                 manifest = committed_step(folder)
                 reused = manifest is not None
                 if manifest is None:
@@ -150,7 +150,12 @@ class StepStore:
         return manifest
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the lock of a name, which no other process of any machine holds at the same time.
+
+        Raises:
+            PreemptedError: told to stop while another one held it.
+        """
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{name}.lock").open("ab") as file:

@@ -1,7 +1,7 @@
 """The preparation steps of a task's examples: encode, one of each source, and choose."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.data.labelled.chat import ChatTemplate
 from trainyard_trainer.data.labelled.choose_step import ChooseOptions, choose_step
 from trainyard_trainer.data.labelled.encode_step import (
+    EncodeResult,
     EncodeTask,
     check_encoded,
     encode_unit,
@@ -22,12 +23,12 @@ from trainyard_trainer.data.labelled.shards import ExampleShard
 from trainyard_trainer.data.labelled.task import columns_of, has_classes, label_kind
 from trainyard_trainer.data.manifest import LabelManifest, SplitManifest, TokenizerManifest
 from trainyard_trainer.data.normalize import NORMALIZATION
-from trainyard_trainer.data.parallel import Pool
 from trainyard_trainer.data.progress import StepProgress
 from trainyard_trainer.data.sources import InputFile, contents_hash
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
 from trainyard_trainer.data.tokenizer_step import CONFIG_FILE
-from trainyard_trainer.data.units import divide
+from trainyard_trainer.data.unit_steps import UnitReader, UnitWork
+from trainyard_trainer.data.units import Unit, divide
 
 LARGE_CUT_FRACTION = 0.05
 """From this fraction of cut examples on, a person is told."""
@@ -41,14 +42,14 @@ class LabelledSteps:
         plan: the run.
         task: what is learnt.
         store: the prepared folder.
-        pool: worker processes.
+        reader: reads units of sources.
         progress: told about the work done.
     """
 
     plan: RunPlan
     task: FineTuning
     store: StepStore
-    pool: Pool
+    reader: UnitReader
     progress: StepProgress
 
     def encode(
@@ -60,35 +61,73 @@ class LabelledSteps:
             DataError: it cannot be used.
             ConfigurationError: the chat template cannot.
         """
-        data, source, where = self.plan.spec.data, self.plan.spec.data.sources[number], source_place(number)
-        template = self._template(tokenizer_step)
+        source, where = self.plan.spec.data.sources[number], source_place(number)
 
         def body(folder: Path) -> StepOutcome:
-            if template is not None:
-                template.check()
             units = divide(files, source)
-            tasks = [
-                EncodeTask(
-                    number=index,
-                    unit=unit,
-                    folder=folder,
-                    task=self.task,
-                    source=source,
-                    where=where,
-                    tokenizer_folder=tokenizer_step.folder,
-                    sequence_length=data.sequence_length,
-                    normalize=data.preparation.normalize,
-                    minimum_characters=data.preparation.minimum_characters,
-                    template=template,
-                )
-                for index, unit in enumerate(units)
-            ]
+            work = self.encode_work(number, files, dict(enumerate(units)), folder, tokenizer_step, tokenizer)
             total = sum(file.size_bytes for file in files)
             advance = self.progress.start(f"encode {source.name}", total, "bytes")
-            return finish_encoding(folder, self.pool.run(encode_unit, tasks, advance), units)
+            return finish_encoding(folder, self.reader.read(work, advance), units)
 
-        inputs = {
-            "files": contents_hash(files),
+        settings = self._encode_settings(number, tokenizer_step, tokenizer)
+        inputs = {"files": contents_hash(files), **settings}
+        step = self.store.run("encode", inputs, body)
+        maximum_invalid_fraction = self.plan.spec.data.preparation.maximum_invalid_fraction
+        check_encoded(step, source, where, maximum_invalid_fraction)
+        return step
+
+    def encode_work(  # noqa: PLR0913, PLR0917 - what is read, and what it is encoded with
+        self,
+        number: int,
+        files: Sequence[InputFile],
+        units: Mapping[int, Unit],
+        folder: Path,
+        tokenizer_step: FinishedStep,
+        tokenizer: TokenizerManifest,
+    ) -> UnitWork[EncodeTask, EncodeResult]:
+        """What is to be read of one source.
+
+        Args:
+            number: of the source.
+            files: of it.
+            units: to read, by their numbers.
+            folder: where to write.
+            tokenizer_step: the tokenizer.
+            tokenizer: the same, described.
+
+        Raises:
+            ConfigurationError: the chat template cannot be used.
+        """
+        data, template = self.plan.spec.data, self._template(tokenizer_step)
+        if template is not None:
+            template.check()
+        tasks = [
+            EncodeTask(
+                number=index,
+                unit=unit,
+                folder=folder,
+                task=self.task,
+                source=data.sources[number],
+                where=source_place(number),
+                tokenizer_folder=tokenizer_step.folder,
+                sequence_length=data.sequence_length,
+                normalize=data.preparation.normalize,
+                minimum_characters=data.preparation.minimum_characters,
+                template=template,
+            )
+            for index, unit in units.items()
+        ]
+        settings = self._encode_settings(number, tokenizer_step, tokenizer)
+        return UnitWork("encode", encode_unit, EncodeResult, tasks, files, settings)
+
+    def _encode_settings(
+        self, number: int, tokenizer_step: FinishedStep, tokenizer: TokenizerManifest
+    ) -> dict[str, object]:
+        """What the examples of a source depend on beside its files."""
+        data, source = self.plan.spec.data, self.plan.spec.data.sources[number]
+        template = self._template(tokenizer_step)
+        return {
             "format": source.format,
             "columns": [[column.name, column.named_by] for column in columns_of(self.task, source)],
             "labels": label_kind(self.task),
@@ -98,9 +137,6 @@ class LabelledSteps:
             "normalization": NORMALIZATION if data.preparation.normalize else None,
             "minimumCharacters": data.preparation.minimum_characters,
         }
-        step = self.store.run("encode", inputs, body)
-        check_encoded(step, source, where, data.preparation.maximum_invalid_fraction)
-        return step
 
     def choose(self, encoded: Sequence[FinishedStep], tokenizer: TokenizerManifest) -> FinishedStep:
         """The examples to train on and those held out.
