@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from trainyard_api.names import Metric, OperatorMetric, Phase
+from trainyard_api.names import Metric, OperatorMetric, Phase, Stage
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import Accounting, Progress, TrainingRunStatus
 from trainyard_api.task_metrics import LOSS, NAMES
@@ -169,7 +169,9 @@ def run_samples(
         samples.append(Sample(Metric.CHECKPOINT_AGE, age))
     if status.progress is not None:
         samples += [*_progress_samples(status.progress), *_task_samples(status.progress)]
-        if status.phase is Phase.RUNNING:
+        # Pods that read a shard report nothing, so the age of the last report would tell of no trouble.
+        is_reading = bool(status.attempts) and status.attempts[-1].stage == Stage.READ
+        if status.phase is Phase.RUNNING and not is_reading:
             told_at = progress_received_at or parse_timestamp(status.progress.updated_at)
             samples.append(Sample(Metric.PROGRESS_AGE, max(0.0, now - told_at)))
     return samples

@@ -9,7 +9,7 @@ from tests.cluster.director import Director
 from tests.cluster.operator_process import Installation, OperatorProcess
 from tests.cluster.reporter import Reporter
 from tests.cluster.rest import Rest
-from tests.cluster.scenarios import deadlines, lives, troubles  # noqa: F401 - they register scenarios
+from tests.cluster.scenarios import deadlines, lives, shards, troubles  # noqa: F401 - they register scenarios
 from tests.cluster.scenarios.registry import SCENARIOS, Scenario
 from tests.cluster.scene import opened_scene
 

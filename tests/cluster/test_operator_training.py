@@ -12,7 +12,7 @@ import psutil
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tests.cluster.director import Director, End, Place
+from tests.cluster.director import Director, End, Place, place_of
 from tests.cluster.images import BASE_IMAGE
 from tests.cluster.operator_process import PROGRESS_SERVICE, Installation, OperatorProcess
 from tests.cluster.real_pods import PYTHON, real_pod_spec, shared_folder_claim
@@ -205,6 +205,28 @@ def test_a_run_survives_a_killed_process_and_a_suspension_and_leaves_nothing_but
     assert not [each for each in psutil.process_iter(["cmdline"]) if _is_of(each, victim)]
 
 
+def two_sources(storage: Path) -> list[Object]:
+    """The excerpt as two sources, since each source is at least one unit of what shards share."""
+    lines = (storage / "paragraphs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    sources = []
+    for name, part in (("first", lines[: len(lines) // 2]), ("second", lines[len(lines) // 2 :])):
+        (storage / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
+        sources.append({"name": name, "uri": f"file:///data/{name}.jsonl", "format": "JsonLines"})
+    return sources
+
+
+def check_shards(scene: Scene, storage: Path) -> None:
+    """Check that two pods have read a source each, and that the preparation has used what they wrote."""
+    pods = {place_of(pod): pod for pod in scene.children("pods")}
+    assert [place for place in sorted(pods) if place.stage == "read"] == [
+        Place("read", 0, index) for index in range(2)
+    ]
+    prepared = storage / "runs" / "prepared"
+    units = {path.stat().st_ino for path in prepared.glob("units/extract-*/*.text")}
+    assert len(units) == 2
+    assert {path.stat().st_ino for path in prepared.glob("extract-*/*.text")} == units
+
+
 def test_a_run_waits_for_another_in_real_pods_and_goes_on_from_its_model(scene: Scene, storage: Path) -> None:
     small = {"training__budget": {"steps": CHAIN_STEPS}, "training__schedule": {"name": "Constant"}}
     create_run(
@@ -213,11 +235,13 @@ def test_a_run_waits_for_another_in_real_pods_and_goes_on_from_its_model(scene: 
         spec_of_run(1, model={"fromRun": {"name": NAME}}, tokenizer=None, **small, training__seed=8),
     )
     scene.wait_for_condition("Validated", "False", "UpstreamMissing", NAME, name="continued")
-    create_run(scene, NAME, spec_of_run(1, **small))
+    sharded = {"data__sources": two_sources(storage), "data__preparation": {"shards": 2}}
+    create_run(scene, NAME, spec_of_run(1, **small, **sharded))
     scene.wait_for_condition("Admitted", "False", "WaitingForRun", NAME, name="continued")
     first = scene.wait_for_phase("Succeeded", STAGE_SECONDS)
     second = scene.wait_for_phase("Succeeded", STAGE_SECONDS, name="continued")
     assert attempts_of(first) == attempts_of(second) == ["Succeeded"]
+    check_shards(scene, storage)
     assert second["attempts"][0]["startedAt"] >= first["attempts"][0]["finishedAt"]
 
     before, after = (losses_of(storage / "runs" / name) for name in (NAME, "continued"))

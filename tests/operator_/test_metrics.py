@@ -22,6 +22,7 @@ from trainyard_api.progress import ProgressReport
 from trainyard_api.spec import TrainingRun
 from trainyard_api.status import (
     Accounting,
+    Attempt,
     CheckpointStatus,
     LostSeconds,
     Progress,
@@ -164,6 +165,14 @@ def test_progress_of_another_attempt_is_not_shown(metrics, store, run):
 def test_a_run_that_does_not_run_has_no_progress_age(run):
     ended = STATUS.model_copy(update={"phase": Phase.SUCCEEDED})
     assert Metric.PROGRESS_AGE not in {sample.metric for sample in run_samples(info_labels(run), ended, NOW)}
+
+
+@pytest.mark.parametrize(("stage", "is_shown"), [("Read", False), ("Prepare", True), ("Train", True)])
+def test_the_stage_whose_pods_report_nothing_has_no_progress_age(run, stage, is_shown):
+    attempt = Attempt(number=0, started_at=FULL.updated_at, stage=stage)
+    status = STATUS.model_copy(update={"attempts": [attempt]})
+    metrics = {sample.metric for sample in run_samples(info_labels(run), status, NOW)}
+    assert (Metric.PROGRESS_AGE in metrics) == is_shown
 
 
 def test_series_vanish_with_their_run(metrics, store, run):

@@ -121,6 +121,40 @@ def test_a_run_goes_through_its_stages_and_is_not_started_again(started, tmp_pat
     assert "is complete; nothing to do" in output
 
 
+READS = """
+import os, pathlib
+shard = os.environ["JOB_COMPLETION_INDEX"]
+pathlib.Path("read").mkdir(exist_ok=True)
+pathlib.Path(f"read/{shard}").write_text(str(sorted(path.name for path in pathlib.Path("read").iterdir())))
+"""
+FAILS_IN_SHARD_1 = READS + "\nif shard == '1': raise SystemExit(65)"
+
+
+def test_shards_are_read_before_the_preparation_no_more_at_once_than_there_are_cores(started, tmp_path):
+    code, status, output = started(read=READS, data__preparation={"shards": 3})
+    assert (code, status.phase) == (ExitCode.SUCCEEDED, "Succeeded")
+    # With one core each shard finds that those before it are read.
+    before = [(tmp_path / "read" / str(shard)).read_text() for shard in range(3)]
+    assert before == ["[]", "['0']", "['0', '1']"]
+    assert output.index("Read finished") < output.index("Prepare started")
+
+
+def test_a_shard_that_cannot_be_read_ends_the_run_with_its_evidence(started, tmp_path):
+    code, status, _ = started(read=FAILS_IN_SHARD_1, data__preparation={"shards": 3})
+    assert (code, status.phase) == (ExitCode.INVALID_DATA, "Failed")
+    assert [(attempt.failure.pod, attempt.failure.exit_code) for attempt in status.attempts] == [
+        ("node-1", 65)
+    ]
+    assert sorted(path.name for path in (tmp_path / "read").iterdir()) == ["0", "1"]
+
+
+def test_a_stop_between_shards_leaves_the_rest_unread(started, tmp_path):
+    stops_the_runner = READS + "\nimport signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(1)"
+    code, status, _ = started(read=stops_the_runner, data__preparation={"shards": 3})
+    assert (code, status.phase) == (ExitCode.PREEMPTED, "Suspended")
+    assert [path.name for path in (tmp_path / "read").iterdir()] == ["0"]
+
+
 def test_a_run_that_always_dies_fails_when_its_restarts_are_used_up(started, tmp_path):
     code, status, output = started(train=DIES, restartPolicy={"maxRestarts": 1})
     assert code == ExitCode.RETRYABLE

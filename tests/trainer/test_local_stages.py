@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.local_runs import COMMAND
+from tests.support.preparation import make_plan
 from trainyard_api.errors import (
+    ConfigurationError,
     DataError,
     DivergedError,
     StorageFullError,
@@ -30,7 +32,7 @@ from trainyard_trainer.exit_records import (
 from trainyard_trainer.progress import read_progress
 from trainyard_trainer.rank import translate
 from trainyard_trainer.run_summary import summary_lines
-from trainyard_trainer.single_stages import PrepareReporter, amount, recorded
+from trainyard_trainer.single_stages import PrepareReporter, StepPrinter, amount, recorded, shard_of
 
 TIME = "2026-11-25T01:13:17Z"
 
@@ -119,6 +121,52 @@ def test_a_stage_that_succeeds_leaves_no_record(tmp_path):
     with recorded(tmp_path, Stage.EXPORT):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "shard"), [("0", 0), ("3", 3)])
+def test_a_process_reads_the_shard_that_its_environment_names(text, shard, tmp_path):
+    assert shard_of(sharded_plan(tmp_path, 4), {"JOB_COMPLETION_INDEX": text}) == shard
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, *({"JOB_COMPLETION_INDEX": text} for text in ("", "-1", "4", "x"))]
+)
+def test_a_process_without_a_shard_is_refused_with_those_that_there_are(environment, tmp_path):
+    with pytest.raises(ConfigurationError, match="from 0 to 3") as refused:
+        shard_of(sharded_plan(tmp_path, 4), environment)
+    assert refused.value.exit_code == ExitCode.INVALID_CONFIGURATION
+
+
+def sharded_plan(folder, num_shards):
+    return make_plan(folder, data__preparation={"shards": num_shards})
+
+
+def test_a_shard_in_a_pod_tells_in_its_log_what_it_does_and_now_and_then_how_far_it_is():
+    now, written = 0.0, []
+    printer = StepPrinter(written.append, lambda: now)
+    printer("extract texts", 0, 50_000_000, "bytes")
+    now = 9.0
+    printer("extract texts", 20_000_000, 50_000_000, "bytes")
+    now = 10.0
+    printer("extract texts", 25_000_000, 50_000_000, "bytes")
+    printer("extract more", 0, None, "bytes")
+    assert written == [
+        "extract texts: 0.0 MB of 50.0 MB\n",
+        "extract texts: 25.0 MB of 50.0 MB\n",
+        "extract more: 0.0 MB\n",
+    ]
+
+
+def test_a_shard_leaves_a_record_of_its_own(tmp_path):
+    for shard in (0, 2):
+        with pytest.raises(DataError), recorded(tmp_path, Stage.READ, shard):
+            raise DataError("spec.data", f"no text in {shard}", "Add some")
+    records = [read_exit_record(stage_exit_record_path(tmp_path, Stage.READ, shard)) for shard in range(3)]
+    assert records[1] is None
+    assert [(records[shard].rank, records[shard].message) for shard in (0, 2)] == [
+        (0, "spec.data: no text in 0. Add some"),
+        (2, "spec.data: no text in 2. Add some"),
+    ]
 
 
 def record(rank):

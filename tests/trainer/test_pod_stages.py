@@ -130,6 +130,24 @@ def test_preparation_that_fails_explains_itself(endpoint, plan_file, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_shard_that_fails_explains_itself_in_a_pod(endpoint, plan_file, tmp_path):
+    file, _ = plan_file
+    document = json.loads(file.read_text())
+    document["spec"]["data"]["preparation"]["shards"] = 2
+    document["spec"]["data"]["sources"][0]["uri"] = "file:///nowhere/*.jsonl"
+    file.write_text(json.dumps(document))
+    message = tmp_path / "termination-log"
+    run = run_of(tmp_path, data__preparation={"shards": 2})
+    plan = plan_run(run, storage_root=str(tmp_path / "storage"), rendezvous=Rendezvous(address="127.0.0.1"))
+    code, log = run_stage(endpoint, (file, plan), Stage.READ, message)
+    left = ExitRecord.model_validate_json(message.read_bytes())
+    assert code == left.exit_code == ExitCode.INVALID_DATA
+    assert "spec.data.sources[0].uri" in left.message
+    assert left.message in log
+    assert endpoint.outcomes == []
+
+
+@pytest.mark.slow
 def test_a_warm_up_longer_than_the_data_allows_ends_the_preparation(endpoint, plan_file, tmp_path):
     """Before the training gang holds accelerators, and with the number of steps that only the data tells."""
     file, _ = plan_file
