@@ -126,6 +126,8 @@ class Attempt(ApiModel):
     """Stage it is in, or ended in: Read, Prepare, Train or Export. On a laptop always Train."""
     nodes: int | None = None
     """Worker pods it was planned for."""
+    shards: int | None = None
+    """Pods that share the reading of the sources; not set where the preparation reads them alone."""
     start_checkpoint_step: int | None = None
     """Step of the newest committed checkpoint when it started."""
     stage_started_at: Timestamp | None = None

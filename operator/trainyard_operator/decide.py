@@ -81,12 +81,13 @@ def _start(facts: Facts, run: TrainingRun, draft: StatusDraft, settings: Setting
     draft.clear(ConditionType.SUSPENDED, Reason.RESUMED)
     draft.clear(ConditionType.PROGRESSING, Reason.PODS_PENDING)
     last = draft.status.attempts[-1] if draft.status.attempts else None
+    num_shards = run.spec.data.preparation.shards
     stage = first_stage(
         prepared=draft.status.prepared_at is not None,
         last_stage=None if last is None else Stage(last.stage),
-        num_shards=run.spec.data.preparation.shards,
+        num_shards=num_shards,
     )
-    draft.open_attempt(stage, run.spec.workers.nodes)
+    draft.open_attempt(stage, run.spec.workers.nodes, num_shards)
     return _begin(facts, run, draft, is_new=True, stops=stops)
 
 

@@ -120,11 +120,14 @@ def _stages_of(status: TrainingRunStatus) -> Iterator[tuple[Attempt, Stage]]:
 
 def _first_stage_of(status: TrainingRunStatus, before: Attempt | None, attempt: Attempt) -> Stage:
     """The stage that an attempt started with, from what was known then."""
+    num_shards = attempt.shards or 1
+    if before is None and attempt.number > 0:
+        return Stage(attempt.stage)
     if before is None:
-        return Stage.PREPARE if attempt.number == 0 else Stage(attempt.stage)
+        return first_stage(prepared=False, last_stage=None, num_shards=num_shards)
     prepared_at, started_at = status.prepared_at, parse_timestamp(attempt.started_at)
     prepared = prepared_at is not None and parse_timestamp(prepared_at) <= started_at
-    return first_stage(prepared=prepared, last_stage=Stage(before.stage))
+    return first_stage(prepared=prepared, last_stage=Stage(before.stage), num_shards=num_shards)
 
 
 def _notes_of_condition(condition: Condition) -> Iterator[EventNote]:

@@ -82,7 +82,8 @@ def gang_of(attempt: Attempt, pods: Iterable[ObservedPod], jobs: Iterable[Observ
     stage = Stage(attempt.stage)
     own = (pod for pod in pods if pod.attempt == attempt.number and pod.stage is stage)
     job = next((job for job in jobs if job.attempt == attempt.number and job.stage is stage), None)
-    size = (attempt.nodes or 1) if stage is Stage.TRAIN else 1
+    sizes = {Stage.READ: attempt.shards, Stage.TRAIN: attempt.nodes}
+    size = sizes.get(stage) or 1
     return Gang(stage, size if job is None else job.size, tuple(sorted(own, key=lambda pod: pod.index)), job)
 
 

@@ -83,14 +83,27 @@ def test_one_thing_that_happened_is_one_event(conditions, told):
     assert notes == told
 
 
-def attempt(number, stage, started_at=BEFORE, stage_started_at=NOW):
-    return Attempt(number=number, stage=stage, started_at=started_at, stage_started_at=stage_started_at)
+def attempt(number, stage, started_at=BEFORE, stage_started_at=NOW, shards=None):
+    return Attempt(
+        number=number, stage=stage, started_at=started_at, stage_started_at=stage_started_at, shards=shards
+    )
 
 
 @pytest.mark.parametrize(
     ("attempts", "prepared_at", "stages"),
     [
         ([attempt(0, "Prepare")], None, ["Prepare of attempt 0"]),
+        ([attempt(0, "Read", shards=2)], None, ["Read of attempt 0"]),
+        (
+            [attempt(0, "Read", shards=2), attempt(1, "Prepare", started_at=NOW, shards=2)],
+            None,
+            ["Read of attempt 0", "Read of attempt 1", "Prepare of attempt 1"],
+        ),
+        (
+            [attempt(0, "Prepare", shards=2), attempt(1, "Train", started_at=NOW, shards=2)],
+            LATER,
+            ["Read of attempt 0", "Prepare of attempt 0", "Prepare of attempt 1", "Train of attempt 1"],
+        ),
         ([attempt(0, "Export")], NOW, ["Prepare of attempt 0", "Train of attempt 0", "Export of attempt 0"]),
         (
             [attempt(0, "Prepare"), attempt(1, "Train", started_at=NOW)],
