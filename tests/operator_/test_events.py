@@ -129,6 +129,9 @@ def attempt(number, stage, started_at=BEFORE, stage_started_at=NOW, shards=None)
     ],
     ids=[
         "the first stage",
+        "shards",
+        "read twice",
+        "read once",
         "stages that nobody saw",
         "an attempt that failed while it prepared",
         "an attempt that was stopped when it had prepared",
