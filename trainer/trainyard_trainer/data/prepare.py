@@ -193,7 +193,7 @@ class _Preparation:
         task, root = labelled_task(self.plan.spec), self.store.root
         work_of: WorkOf = partial(extract_work, self.plan.spec.data, folder=root)
         if task is not None:
-            tokenizer_step = self.tokenizer_of_task(self.models())
+            tokenizer_step = self.tokenizer_of_task(Models(self.base_model(), self.teacher()))
             steps = LabelledSteps(self.plan, task, self.store, self.reader, self.progress)
             work_of = partial(
                 steps.encode_work,
