@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named(name, tmp_path):
 
 
 def test_a_text_of_parquet_that_is_too_long_is_set_aside(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainyard_trainer.data.parquet.MAXIMUM_RECORD_BYTES", 10_000)
+    monkeypatch.setattr("trainyard_trainer.data.parquet_values.MAXIMUM_RECORD_BYTES", 10_000)
     texts = [*TEXTS[:60], "long " * 2_001, *TEXTS[60:120]]
     (tmp_path / "texts.parquet").write_bytes(parquet_bytes(texts))
     source = {"uri": f"{tmp_path}/texts.parquet", "format": "Parquet"}
@@ -124,8 +124,8 @@ def test_a_small_parquet_file_that_unfolds_to_gigabytes_is_read_in_bounded_memor
     before = pa.total_allocated_bytes()
     num_records = most = 0
     with (tmp_path / "bomb.parquet").open("rb") as stream:
-        file = open_parquet(stream, "bomb.parquet")
-        for record in read_row_groups(file, "bomb.parquet", "text", range(1)):
+        table = open_parquet(stream, "bomb.parquet")
+        for record in read_row_groups(table, "text", range(1)):
             num_records += 1
             assert len(record.text) == len(text)
             most = max(most, pa.total_allocated_bytes() - before)

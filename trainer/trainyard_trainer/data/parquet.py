@@ -1,15 +1,18 @@
 """Records of Parquet files, row group by row group, in bounded memory whatever a file says of itself."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainyard_api.errors import DataError
+from trainyard_trainer.data.faults import fault_of
+from trainyard_trainer.data.parquet_pages import GuardedFile, UnreadError, chunk_of
+from trainyard_trainer.data.parquet_values import values_of
 from trainyard_trainer.data.readers import (
-    MAXIMUM_RECORD_BYTES,
     FieldsRecord,
     InvalidRecord,
     Record,
@@ -22,98 +25,131 @@ BATCH_BYTES = 64 << 20
 """Text of a batch that becomes Python objects at once; the values of a larger one come one by one."""
 BUFFER_BYTES = 1 << 20
 """Read ahead of a column; without it, Arrow would read the column of a whole row group."""
+REPEATING_ROWS = 64
+"""Rows of a batch where values are told by what they share with the one before, which hides their size."""
 
 
-def open_parquet(stream: IO[bytes], uri: str) -> pq.ParquetFile:
+_DELTAS = frozenset({"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"})
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """An open Parquet file.
+
+    Attributes:
+        file: as Arrow reads it.
+        guard: what Arrow reads it from.
+        uri: its name.
+        columns: names of its columns.
+    """
+
+    file: pq.ParquetFile
+    guard: GuardedFile
+    uri: str
+    columns: tuple[str, ...]
+
+    @property
+    def num_row_groups(self) -> int:
+        """How many row groups it has."""
+        return int(self.file.metadata.num_row_groups)
+
+
+def open_parquet(stream: IO[bytes], uri: str) -> ParquetTable:
     """The file behind a seekable stream.
 
     Raises:
         DataError: it is not a Parquet file.
+        OSError: it cannot be read; `readers.file_errors` tells whether a retry helps.
     """
+    guard = GuardedFile(stream, uri)
     try:
-        metadata = pq.ParquetFile(stream).metadata
-        # Texts stay in their dictionary: a page of a few bytes may repeat a long one a million times.
-        texts = [column.path for column in metadata.schema if column.physical_type == "BYTE_ARRAY"]
-        return pq.ParquetFile(
-            stream, metadata=metadata, read_dictionary=texts, buffer_size=BUFFER_BYTES, pre_buffer=False
-        )
-    except (pa.ArrowException, OSError) as error:
+        file = _opened(guard, pq.ParquetFile(guard).metadata, frozenset())
+        return ParquetTable(file, guard, uri, tuple(file.schema_arrow.names))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if _is_of_the_store(error):
+            raise
         raise DataError(
             uri, f"it is not a Parquet file: {error}", "Replace the file or correct format"
         ) from error
 
 
-def check_column(file: pq.ParquetFile, uri: str, text_field: str, where: str) -> None:
+def check_column(table: ParquetTable, text_field: str, where: str) -> None:
     """Refuse a file whose schema has no such text column.
 
     Args:
-        file: the file.
-        uri: its name, for the error.
+        table: the file.
         text_field: the column.
         where: the field of the spec that names the column.
 
     Raises:
         DataError: the column is missing or does not hold text.
     """
-    schema = file.schema_arrow
-    if text_field not in schema.names:
-        columns = ", ".join(schema.names[:20])
+    if text_field not in table.columns:
+        columns = ", ".join(table.columns[:20])
         raise DataError(
-            where, f"{uri} has no column {text_field!r}; it has {columns}", "Name one of these columns"
+            where, f"{table.uri} has no column {text_field!r}; it has {columns}", "Name one of these columns"
         )
-    column_type = schema.field(text_field).type
+    column_type = table.file.schema_arrow.types[table.columns.index(text_field)]
     if pa.types.is_dictionary(column_type):
         column_type = column_type.value_type
     if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
-        problem = f"the column {text_field!r} of {uri} holds {column_type}, not text"
+        problem = f"the column {text_field!r} of {table.uri} holds {column_type}, not text"
         raise DataError(where, problem, "Name a column of strings")
 
 
-def row_group_sizes(file: pq.ParquetFile) -> list[int]:
-    """Uncompressed bytes of each row group."""
-    metadata = file.metadata
-    return [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
+def row_group_sizes(table: ParquetTable) -> list[int]:
+    """Uncompressed bytes of each row group, as the file claims."""
+    metadata = table.file.metadata
+    return [max(0, metadata.row_group(index).total_byte_size) for index in range(metadata.num_row_groups)]
 
 
-def read_row_groups(file: pq.ParquetFile, uri: str, text_field: str, row_groups: range) -> Records:
+def read_row_groups(table: ParquetTable, text_field: str, row_groups: range) -> Records:
     """The texts of some row groups; numbered from 1 in them.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged, or a part of it is too large to be read.
+        OSError: it cannot be read; `readers.file_errors` tells whether a retry helps.
     """
     number = 0
-    try:
-        for batch in _batches(file, row_groups, [text_field]):
-            for value in _values(batch.column(0)):
+    with _damage(table.uri):
+        for batch in _batches(table, row_groups, [text_field]):
+            for value in values_of(batch.column(0), BATCH_BYTES):
                 number += 1
                 if isinstance(value, InvalidRecord):
                     yield InvalidRecord(number, value.reason, value.excerpt)
                 else:
                     yield _checked(number, value, text_field)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(uri, f"it is damaged: {error}", "Replace the file") from error
 
 
 def read_row_group_objects(
-    file: pq.ParquetFile, uri: str, columns: list[str], row_groups: range
+    table: ParquetTable, columns: list[str], row_groups: range
 ) -> Iterator[FieldsRecord | InvalidRecord]:
     """The rows of some row groups with those columns that the file has; numbered from 1 in them.
 
     Raises:
-        DataError: the file is damaged.
+        as `read_row_groups`.
     """
-    present = [name for name in columns if name in file.schema_arrow.names]
+    present = [name for name in columns if name in table.columns]
     number = 0
-    try:
-        for batch in _batches(file, row_groups, present):
-            for row in zip(*(_values(column) for column in batch.columns), strict=True):
+    with _damage(table.uri):
+        for batch in _batches(table, row_groups, present):
+            for row in zip(*(values_of(column, BATCH_BYTES) for column in batch.columns), strict=True):
                 number += 1
                 invalid = next((value for value in row if isinstance(value, InvalidRecord)), None)
                 if invalid is not None:
                     yield InvalidRecord(number, invalid.reason, invalid.excerpt)
                 else:
                     yield FieldsRecord(number, dict(zip(present, row, strict=True)))
+
+
+@contextmanager
+def _damage(uri: str) -> Iterator[None]:
+    """What Arrow says of the content of a file as a DataError."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
+        if _is_of_the_store(error):
+            raise
         raise DataError(uri, f"it is damaged: {error}", "Replace the file") from error
 
 
@@ -121,47 +157,91 @@ def _checked(number: int, value: Any, text_field: str) -> Record | InvalidRecord
     return checked_text(number, {text_field: value}, text_field)
 
 
-def _batches(file: pq.ParquetFile, row_groups: range, columns: list[str]) -> Iterator[Any]:
-    """Batches of rows, fewer at once where rows are long on average."""
-    groups = [file.metadata.row_group(index) for index in row_groups]
-    num_rows = sum(group.num_rows for group in groups)
-    mean_bytes = max(1, sum(group.total_byte_size for group in groups) // max(1, num_rows))
-    rows = max(1, min(BATCH_ROWS, BATCH_BYTES // mean_bytes))
-    yield from file.iter_batches(rows, row_groups=list(row_groups), columns=columns)
+def _opened(guard: GuardedFile, metadata: Any, dictionaries: frozenset[str]) -> pq.ParquetFile:
+    """The file as Arrow reads it, with the texts of some columns as numbers of entries of a dictionary."""
+    return pq.ParquetFile(
+        guard,
+        metadata=metadata,
+        read_dictionary=sorted(dictionaries),
+        buffer_size=BUFFER_BYTES,
+        pre_buffer=False,
+    )
 
 
-def _values(column: Any) -> Iterator[Any]:
-    """The values of a column; what is no text or too long comes as an InvalidRecord."""
-    lengths = _text_lengths(column)
-    if lengths is None or (
-        (pc.max(lengths).as_py() or 0) <= MAXIMUM_RECORD_BYTES
-        and (pc.sum(lengths).as_py() or 0) <= BATCH_BYTES
-    ):
-        try:
-            yield from column.to_pylist()
-        except UnicodeDecodeError:
-            yield from map(_value, column)
-        return
-    for scalar, size_bytes in zip(column, lengths.to_pylist(), strict=True):
-        if (size_bytes or 0) > MAXIMUM_RECORD_BYTES:
-            yield InvalidRecord(0, f"longer than {MAXIMUM_RECORD_BYTES >> 20} MiB", "")
-        else:
-            yield _value(scalar)
+def _batches(table: ParquetTable, row_groups: range, columns: list[str]) -> Iterator[Any]:
+    """Batches of rows; each is of one row group, as the dictionaries of nested texts are.
+
+    Texts stay in their dictionary, since a page of a few bytes may repeat a long one a million times. Arrow
+    cannot do that where they are told by what they share with the one before.
+    """
+    for index in row_groups:
+        chunks = _chunks(table, index, columns)
+        dictionaries = frozenset(
+            schema.path
+            for chunk, schema in chunks
+            if schema.physical_type == "BYTE_ARRAY" and not _DELTAS & set(chunk.encodings)
+        )
+        rows = _batch_rows(table, index, chunks, dictionaries)
+        table.guard.watch(
+            chunk_of(chunk, schema, rows, keeps_dictionary=schema.path in dictionaries)
+            for chunk, schema in chunks
+        )
+        file = _opened(table.guard, table.file.metadata, dictionaries)
+        yield from file.iter_batches(rows, row_groups=[index], columns=columns)
 
 
-def _text_lengths(column: Any) -> Any:
-    """Bytes of each text of a column, an Arrow array, null where there is none; None for other columns."""
-    is_dictionary = pa.types.is_dictionary(column.type)
-    texts = column.dictionary if is_dictionary else column
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        return None
-    lengths = pc.binary_length(texts)
-    return pc.take(lengths, column.indices) if is_dictionary else lengths
+def _chunks(table: ParquetTable, index: int, columns: list[str]) -> list[tuple[Any, Any]]:
+    """What the footer says of some columns of a row group, each with its schema.
 
-
-def _value(scalar: Any) -> Any:
+    Asked for the metadata of a column that contradicts itself, pyarrow ends the process; when Arrow itself
+    needs it, for reading, it raises an error. So it reads first, but is given no bytes.
+    """
+    table.guard.is_sealed = True
     try:
-        return scalar.as_py()
-    except UnicodeDecodeError as error:
-        excerpt = error.object[:200].decode(errors="replace")
-        return InvalidRecord(0, f"not UTF-8 (byte {error.object[error.start]:#04x})", excerpt)
+        next(table.file.iter_batches(1, row_groups=[index], columns=columns), None)
+    except UnreadError:
+        pass
+    finally:
+        table.guard.is_sealed = False
+    group, wanted = table.file.metadata.row_group(index), frozenset(columns)
+    if group.num_columns != len(table.file.schema):
+        raise pa.ArrowInvalid("a row group has other columns than the file")
+    return [
+        (group.column(number), schema)
+        for number, schema in enumerate(table.file.schema)
+        if _is_below(schema.path, wanted)
+    ]
+
+
+def _batch_rows(
+    table: ParquetTable, index: int, chunks: list[tuple[Any, Any]], dictionaries: frozenset[str]
+) -> int:
+    """Rows of a batch of a row group, fewer where rows are long on average.
+
+    Raises:
+        DataError: lists of texts are stored in a way whose size nothing tells.
+    """
+    group = table.file.metadata.row_group(index)
+    mean_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+    rows: int = max(1, min(BATCH_ROWS, BATCH_BYTES // mean_bytes))
+    for _, schema in chunks:
+        is_delta = schema.physical_type == "BYTE_ARRAY" and schema.path not in dictionaries
+        if is_delta and schema.max_repetition_level:
+            raise DataError(
+                table.uri,
+                f"the column {schema.path!r} holds lists of texts in an encoding of differences",
+                "Write it again with the encoding PLAIN or with dictionaries",
+            )
+        rows = max(1, min(rows, BATCH_BYTES // max(1, schema.length), REPEATING_ROWS if is_delta else rows))
+    return rows
+
+
+def _is_below(path: str, columns: frozenset[str]) -> bool:
+    """Whether a path of the schema is that of one of some columns, or lies in it."""
+    parts = path.split(".")
+    return any(".".join(parts[: end + 1]) in columns for end in range(len(parts)))
+
+
+def _is_of_the_store(error: BaseException) -> bool:
+    """Whether an error is one of reading the bytes, not one of what they say; Arrow's own have no number."""
+    return isinstance(error, OSError) and (error.errno is not None or fault_of(error) is not None)

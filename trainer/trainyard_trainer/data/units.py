@@ -5,14 +5,10 @@ together. The division depends on the files alone.
 """
 
 import io
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, cast
-
-import pyarrow.parquet as pq
 
 from trainyard_api.spec import Source
 from trainyard_trainer.data.compression import CountingReader, decompressed
@@ -20,6 +16,7 @@ from trainyard_trainer.data.csv_records import read_csv, read_csv_objects
 from trainyard_trainer.data.locations import open_stream
 from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.parquet import (
+    ParquetTable,
     check_column,
     open_parquet,
     read_row_group_objects,
@@ -39,6 +36,7 @@ from trainyard_trainer.data.readers import (
     skip_to_line_start,
 )
 from trainyard_trainer.data.sources import InputFile
+from trainyard_trainer.data.spool import seekable
 
 UNIT_BYTES = 64 << 20
 BUFFER_BYTES = 1 << 20
@@ -88,9 +86,9 @@ def divide(files: list[InputFile], source: Source) -> list[Unit]:
 def read_part(part: FilePart, source: Source, where: str, advance: Advance, stack: ExitStack) -> Records:
     """The records of a part; `stack` closes what is opened."""
     if source.format == "Parquet":
-        file, groups = _open_row_groups(part, stack)
-        check_column(file, part.uri, source.text_field, f"{where}.textField")
-        yield from read_row_groups(file, part.uri, source.text_field, groups)
+        table, groups = _open_row_groups(part, stack)
+        check_column(table, source.text_field, f"{where}.textField")
+        yield from read_row_groups(table, source.text_field, groups)
         advance(part.size_bytes)
         return
     stream = _open_part(part, advance, stack)
@@ -111,8 +109,8 @@ def read_part_objects(
 ) -> Iterator[FieldsRecord | InvalidRecord]:
     """The records of a part with all their fields (Parquet: with these columns); `stack` closes files."""
     if source.format == "Parquet":
-        file, groups = _open_row_groups(part, stack)
-        yield from read_row_group_objects(file, part.uri, columns, groups)
+        table, groups = _open_row_groups(part, stack)
+        yield from read_row_group_objects(table, columns, groups)
         advance(part.size_bytes)
         return
     stream = _open_part(part, advance, stack)
@@ -132,12 +130,11 @@ def _open_part(part: FilePart, advance: Advance, stack: ExitStack) -> IO[bytes]:
     return stream
 
 
-def _open_row_groups(part: FilePart, stack: ExitStack) -> tuple[pq.ParquetFile, range]:
+def _open_row_groups(part: FilePart, stack: ExitStack) -> tuple[ParquetTable, range]:
     """A Parquet file, and the row groups of a part."""
     raw = stack.enter_context(open_stream(part.uri))
-    file = open_parquet(_plain_seekable(raw, part, stack), part.uri)
-    num_groups = len(row_group_sizes(file))
-    return file, range(part.start, num_groups if part.end is None else part.end)
+    table = open_parquet(seekable(raw, part.compression, part.size_bytes, part.uri, stack), part.uri)
+    return table, range(part.start, table.num_row_groups if part.end is None else part.end)
 
 
 def _parts(file: InputFile, source: Source) -> list[FilePart]:
@@ -156,19 +153,8 @@ def _parts(file: InputFile, source: Source) -> list[FilePart]:
 
 def _row_group_parts(file: InputFile) -> list[FilePart]:
     with file_errors(file.uri), open_stream(file.uri) as raw:
-        parquet = open_parquet(raw, file.uri)
-        sizes = row_group_sizes(parquet)
+        sizes = row_group_sizes(open_parquet(raw, file.uri))
     share = file.size_bytes / max(1, sum(sizes))
     return [
         FilePart(file.uri, None, index, index + 1, round(size * share)) for index, size in enumerate(sizes)
     ]
-
-
-def _plain_seekable(raw: IO[bytes], part: FilePart, stack: ExitStack) -> IO[bytes]:
-    """Parquet is read from its end, so a compressed one is unpacked to a temporary file first."""
-    if part.compression is None:
-        return raw
-    plain = cast("IO[bytes]", stack.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115 - the stack does
-    shutil.copyfileobj(decompressed(raw, part.compression, part.uri), plain, BUFFER_BYTES)
-    plain.seek(0)
-    return plain

@@ -1,15 +1,17 @@
 """Records of JSON Lines, CSV and Parquet files, one at a time, as mappings from field to value."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_trainer.data.compression import decompressed
 from trainyard_trainer.data.csv_records import read_csv_objects
 from trainyard_trainer.data.parquet import open_parquet, read_row_group_objects
 from trainyard_trainer.data.readers import FieldsRecord, InvalidRecord, file_errors, read_json_objects
+from trainyard_trainer.data.spool import seekable
 
 Format = Literal["JsonLines", "CSV", "Parquet"]
 
@@ -57,8 +59,8 @@ def read_records(file: Path, of_format: Format | None = None) -> Iterator[InputR
             f"Name a file that ends in {', '.join(FORMATS)}, or set --format",
         )
     unit = "row" if chosen == "Parquet" else "line"
-    with file_errors(str(file)), file.open("rb") as raw:
-        for record in _objects(raw, str(file), chosen, compression):
+    with file_errors(str(file)), ExitStack() as stack:
+        for record in _objects(file, chosen, compression, stack):
             place = f"{file}, {unit} {record.number}"
             if isinstance(record, InvalidRecord):
                 raise DataError(place, record.reason, "Correct or remove it")
@@ -66,12 +68,12 @@ def read_records(file: Path, of_format: Format | None = None) -> Iterator[InputR
 
 
 def _objects(
-    raw: IO[bytes], name: str, chosen: Format, compression: str | None
+    file: Path, chosen: Format, compression: str | None, stack: ExitStack
 ) -> Iterator[FieldsRecord | InvalidRecord]:
-    """The records of an open file in a format."""
+    """The records of a file in a format; `stack` closes what is opened."""
+    name, raw = str(file), stack.enter_context(file.open("rb"))
     if chosen == "Parquet":
-        table = open_parquet(raw, name)
-        columns = list(table.schema_arrow.names)
-        return read_row_group_objects(table, name, columns, range(table.metadata.num_row_groups))
+        table = open_parquet(seekable(raw, compression, file.stat().st_size, name, stack), name)
+        return read_row_group_objects(table, list(table.columns), range(table.num_row_groups))
     stream = decompressed(raw, compression, name)
     return read_csv_objects(stream, name) if chosen == "CSV" else read_json_objects(stream, name, None)
