@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainyard_trainer.data.order import global_positions, sample_index
+from trainyard_trainer.data.order import global_positions, sample_index, sample_indices
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 4, 5, 7, 16, 17, 97, 100, 1000, 65_537])
@@ -67,3 +67,11 @@ def test_steps_run_on_across_epochs_without_gap():
     positions = np.concatenate([position for _, position in stream])
     assert epochs.tolist() == [number // 10 for number in range(40)]
     assert positions.tolist() == [number % 10 for number in range(40)]
+
+
+def test_rows_of_many_epochs_at_once_are_those_of_each_alone():
+    epochs = np.array([0, 0, 1, 5, 2**40, 12345, 77, 78] * 50)
+    positions = np.arange(400) * 13 % 101
+    together = sample_indices(3, epochs, positions, 101)
+    pairs = zip(epochs.tolist(), positions.tolist(), strict=True)
+    assert together.tolist() == [sample_index(3, epoch, position, 101) for epoch, position in pairs]

@@ -13,6 +13,8 @@ from tests.support.base_models import store_model
 from tests.support.labelled import labelled_texts, prepare_labelled, task_plan, write_records
 from tests.support.preparation import TEXTS
 from trainyard_api.errors import ConfigurationError, DataError
+from trainyard_trainer.data.normalize import document_hash
+from trainyard_trainer.data.split import is_validation
 
 SINGLE = {"task": "SequenceClassification"}
 MULTI = {"task": "SequenceClassification", "problem": "MultiLabel"}
@@ -250,8 +252,33 @@ def test_an_example_with_the_only_label_of_its_kind_is_trained_on(base, tmp_path
     assert min(labels.training_counts) == 1
     assert sum(labels.validation_counts) == len(data.validation) > 0
     assert [count > 0 for count in labels.validation_counts] == [True, True, *[False] * 60]
-    assert any("no other has one of their labels" in warning for warning in data.manifest.warnings)
+    assert any("no other training example has" in warning for warning in data.manifest.warnings)
     assert len(data.train) + len(data.validation) == len(records)
+
+
+def test_of_a_class_that_is_held_out_whole_only_the_first_example_is_trained_on(base, tmp_path):
+    records = [
+        *labelled_texts(["a", "b"], 100),
+        *({"text": f"rare {n}", "label": f"c{n % 30}"} for n in range(90)),
+    ]
+    plan = task_plan(base, tmp_path, records, SINGLE, data__validationFraction=0.5)
+    labels = prepare_labelled(plan).manifest.labels
+    counts = list(zip(labels.training_counts, labels.validation_counts, strict=True))
+    assert (1, 2) in counts, "a class whose three examples are held out keeps two of them"
+    assert all(trained for trained, _ in counts)
+
+
+def test_a_mistyped_label_of_a_held_out_example_is_told_as_such(base, tmp_path):
+    records = [*labelled_texts(["a", "b"], 100), *({"text": f"t{n}", "label": "z"} for n in range(40))]
+    plan = task_plan(base, tmp_path, records, {**SINGLE, "labels": ["a", "b"]})
+    with pytest.raises(DataError, match="the label 'z' of the training examples: none of spec"):
+        prepare_labelled(plan)
+    hashes = {text: np.frombuffer(document_hash(text), dtype=np.uint64) for text in TEXTS[100:]}
+    held_out = next(text for text in hashes if is_validation(hashes[text][np.newaxis], 0.1)[0])
+    one = [*labelled_texts(["a", "b"], 100), {"text": held_out, "label": "z"}]
+    plan = task_plan(base, tmp_path / "one", one, {**SINGLE, "labels": ["a", "b"]})
+    with pytest.raises(DataError, match="the label 'z' of held-out examples: none of spec"):
+        prepare_labelled(plan)
 
 
 def test_a_decoder_is_refused_for_classification(tmp_path):

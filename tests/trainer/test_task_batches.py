@@ -16,7 +16,14 @@ from trainyard_api.spec_objectives import ClassBalance
 from trainyard_trainer.data.labelled.class_weights import class_weights
 from trainyard_trainer.data.labelled.dataset import LabelledSample
 from trainyard_trainer.data.manifest import LabelManifest
-from trainyard_trainer.task_batches import Collator, TaskBatchSource, balanced_draws, build_task_batches
+from trainyard_trainer.data.order import mix_64, round_keys, sample_index
+from trainyard_trainer.task_batches import (
+    Collator,
+    ExamplesByClass,
+    TaskBatchSource,
+    balanced_draws,
+    build_task_batches,
+)
 
 PAD = 9
 TASK = {"task": "SequenceClassification"}
@@ -113,10 +120,24 @@ def test_weighted_sampling_draws_every_class_equally_often(data):
 
 
 def test_balanced_draws_take_any_example_of_a_class():
-    examples = [np.arange(5), np.array([9])]
-    drawn = balanced_draws(1, np.arange(400), examples)
-    assert (drawn == 9).sum() == 200
-    assert min(Counter(drawn[drawn != 9].tolist()).values()) > 20
+    by_class = ExamplesByClass.of(np.array([0, 0, 1, 0, 0, 0]), 2)
+    drawn = balanced_draws(1, np.arange(400), by_class)
+    assert (drawn == 2).sum() == 200
+    assert min(Counter(drawn[drawn != 2].tolist()).values()) > 20
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 7, 40])
+def test_balanced_draws_are_those_that_runs_resume_with(num_classes):
+    class_numbers = np.arange(300) * 11 % num_classes
+    numbers = np.arange(10_000, 10_500)
+    drawn = balanced_draws(5, numbers, ExamplesByClass.of(class_numbers, num_classes))
+    key = round_keys(5, num_classes)[0]
+    expected = []
+    for number in numbers.tolist():
+        of_draw = sample_index(5, number // num_classes, number % num_classes, num_classes)
+        examples = np.flatnonzero(class_numbers == of_draw)
+        expected.append(examples[mix_64(mix_64(number) ^ key) % len(examples)])
+    assert drawn.tolist() == expected
 
 
 def test_the_weight_of_a_batch_is_that_of_its_predictions():

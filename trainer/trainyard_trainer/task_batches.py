@@ -20,7 +20,7 @@ from trainyard_trainer.data.labelled.class_weights import loss_weights
 from trainyard_trainer.data.labelled.dataset import LabelledData, LabelledDataset, LabelledSample
 from trainyard_trainer.data.labelled.encode import NOT_PREDICTED
 from trainyard_trainer.data.labelled.task import LabelKind, labelled_task
-from trainyard_trainer.data.order import global_positions, mix_64_array, round_keys, sample_index
+from trainyard_trainer.data.order import global_positions, mix_64_array, round_keys, sample_indices
 
 FILLER = -1
 """Number of an example that only keeps the ranks in step."""
@@ -194,11 +194,7 @@ class TaskBatchSource:
             numbers = step * size + np.arange(size, dtype=np.int64)
             return balanced_draws(self.seed, numbers, self._examples_by_class)
         epochs, positions = global_positions(step, size, len(self.train))
-        examples = np.empty(size, dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            of_epoch = epochs == epoch
-            examples[of_epoch] = sample_index(self.seed, epoch, positions[of_epoch], len(self.train))
-        return examples
+        return sample_indices(self.seed, epochs, positions, len(self.train))
 
     def evaluation_batches(self, maximum_rows: int | None) -> Iterator[TaskBatch]:
         """The micro-batches of this rank for one evaluation; every rank gets the same number of them.
@@ -219,9 +215,8 @@ class TaskBatchSource:
                 yield self.collator.filler(self.validation.sample(int(examples[0])), start)
 
     @cached_property
-    def _examples_by_class(self) -> list[NDArray[np.int64]]:
-        numbers = self.train.class_numbers
-        return [np.flatnonzero(numbers == number) for number in range(self.train.num_classes)]
+    def _examples_by_class(self) -> "ExamplesByClass":
+        return ExamplesByClass.of(self.train.class_numbers, self.train.num_classes)
 
     def _assemble(self, dataset: LabelledDataset, examples: list[int], first_row: int) -> TaskBatch:
         samples = [dataset.sample(example) for example in examples]
@@ -254,26 +249,46 @@ def by_length(examples: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArra
     return ordered
 
 
-def balanced_draws(
-    seed: int, numbers: NDArray[np.int64], examples_by_class: Sequence[NDArray[np.int64]]
-) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class ExamplesByClass:
+    """The examples of each class.
+
+    Attributes:
+        examples: those of the first class, then those of the second, and so on, int64 [n].
+        starts: where each class begins, int64 [k].
+        sizes: examples of each class, int64 [k].
+    """
+
+    examples: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, class_numbers: NDArray[np.integer], num_classes: int) -> "ExamplesByClass":
+        """Sort examples by their classes.
+
+        Args:
+            class_numbers: class of each example, integers [n].
+            num_classes: k.
+        """
+        sizes = np.bincount(class_numbers, minlength=num_classes).astype(np.int64)
+        return cls(np.argsort(class_numbers, kind="stable"), np.cumsum(sizes) - sizes, sizes)
+
+
+def balanced_draws(seed: int, numbers: NDArray[np.int64], by_class: ExamplesByClass) -> NDArray[np.int64]:
     """The examples of some draws: of k draws in a row each class gets one, and its example is any of it.
 
     Args:
         seed: seed of the run.
         numbers: of the draws in the stream of all draws, counted from 0.
-        examples_by_class: examples of each class, at least one each.
+        by_class: examples of each class, at least one each.
 
     Returns:
         One example for each draw, int64.
     """
-    num_classes = len(examples_by_class)
+    num_classes = len(by_class.sizes)
     key = np.uint64(round_keys(seed, num_classes)[0])
     choices = mix_64_array(mix_64_array(numbers.astype(np.uint64)) ^ key)
-    drawn = np.empty(len(numbers), dtype=np.int64)
-    for index, number in enumerate(numbers.tolist()):
-        examples = examples_by_class[
-            sample_index(seed, number // num_classes, number % num_classes, num_classes)
-        ]
-        drawn[index] = examples[int(choices[index]) % len(examples)]
-    return drawn
+    classes = sample_indices(seed, numbers // num_classes, numbers % num_classes, num_classes)
+    chosen = (choices % by_class.sizes[classes].astype(np.uint64)).astype(np.int64)
+    return by_class.examples[by_class.starts[classes] + chosen]

@@ -1,8 +1,8 @@
 """Step choose: which examples are trained on and which are held out, and how often each class occurs.
 
 Of examples with equal inputs one stays: the first of those that are held out whole, else the first of all, so
-that no example is both learnt and judged. An example that its hash would hold out is trained on if it has a
-label that no training example has: rare classes would be judged without being learnt.
+that no example is both learnt and judged. Of the examples that their hashes would hold out, the first with a
+label that no training example has is trained on: a rare class would be judged without being learnt.
 """
 
 from collections.abc import Sequence
@@ -88,8 +88,12 @@ def choose_examples(shards: Sequence[ExampleShard], options: ChooseOptions) -> C
         chosen = sources == number
         copies[chosen] = copies_per_epoch(hashes[chosen], float(weights[number]))
     by_hash = np.array([source.split == "ByHash" for source in options.sources])[sources]
-    is_moved = held_out & by_hash & ~is_repeated
-    is_moved &= with_unseen_label(shards, np.where(held_out | is_repeated, 0, copies))
+    is_moved = first_with_unseen_labels(
+        shards,
+        np.where(held_out | is_repeated, 0, copies),
+        held_out & by_hash & ~is_repeated,
+        options.labels.given,
+    )
     held_out &= ~is_moved
     copies[is_moved] = np.maximum(copies[is_moved], 1)
     is_trained = ~held_out & ~is_repeated
@@ -104,28 +108,45 @@ def choose_examples(shards: Sequence[ExampleShard], options: ChooseOptions) -> C
     )
 
 
-def with_unseen_label(shards: Sequence[ExampleShard], copies: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each example has a label that no training example has, bool [examples of all shards].
+def first_with_unseen_labels(
+    shards: Sequence[ExampleShard],
+    copies: NDArray[np.int64],
+    candidates: NDArray[np.bool_],
+    given: Sequence[str],
+) -> NDArray[np.bool_]:
+    """The first candidate with each label that no training example has, bool [examples of all shards].
 
     Args:
         shards: the shards.
         copies: how often each example is trained on, int64 [examples of all shards].
+        candidates: examples that may be chosen, bool [examples of all shards].
+        given: the only labels that there may be; any when empty.
     """
     ends = np.cumsum([len(shard.lengths) for shard in shards])
-    of_shards = np.split(copies, ends[:-1])
     seen: set[str] = set()
-    for shard, times in zip(shards, of_shards, strict=True):
-        seen.update(
-            name for name, count in zip(shard.names, label_frequencies(shard, times), strict=True) if count
-        )
-    unseen = []
-    for shard in shards:
-        is_unseen = np.array([name not in seen for name in shard.names], dtype=np.bool_)
-        predicted = np.flatnonzero(shard.labels != NOT_PREDICTED) if len(is_unseen) else np.zeros(0, np.int64)
-        rare = predicted[is_unseen[shard.labels[predicted].astype(np.int64)]]
-        owners = np.searchsorted(shard.label_ends, rare, side="right")
-        unseen.append(np.bincount(owners, minlength=len(shard.lengths)) > 0)
-    return np.concatenate(unseen)
+    for shard, times in zip(shards, np.split(copies, ends[:-1]), strict=True):
+        frequencies = label_frequencies(shard, times)
+        seen.update(name for name, count in zip(shard.names, frequencies, strict=True) if count)
+    chosen = np.zeros(len(candidates), dtype=np.bool_)
+    for shard, end in zip(shards, ends.tolist(), strict=True):
+        of_shard = slice(end - len(shard.lengths), end)
+        for number, owner in _first_owners(shard, candidates[of_shard]):
+            name = shard.names[number]
+            if name not in seen and (not given or name in given):
+                seen.add(name)
+                chosen[of_shard][owner] = True
+    return chosen
+
+
+def _first_owners(shard: ExampleShard, candidates: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Each class of a shard that a candidate has, with the first that has it."""
+    if not shard.names:
+        return []
+    predicted = np.flatnonzero(shard.labels != NOT_PREDICTED)
+    owners = np.searchsorted(shard.label_ends, predicted, side="right")
+    usable = candidates[owners]
+    numbers, firsts = np.unique(shard.labels[predicted[usable]].astype(np.int64), return_index=True)
+    return list(zip(numbers.tolist(), owners[usable][firsts].tolist(), strict=True))
 
 
 def repeated(hashes: NDArray[np.uint64], held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -84,13 +84,14 @@ def refuse_labels(
     if not has_classes(settings.kind):
         return
     known = set(names)
-    unknown = [label for label in training if label not in known]
-    if unknown:
-        raise DataError(
-            settings.where,
-            f"{_shown(unknown)} of the training examples: none of {GIVEN}",
-            f"Correct the records, or add the labels to {GIVEN}",
-        )
+    for examples, counts in (("the training examples", training), ("held-out examples", validation)):
+        unknown = [label for label in counts if label not in known]
+        if unknown and settings.given:
+            raise DataError(
+                settings.where,
+                f"{_shown(unknown)} of {examples}: none of {GIVEN}",
+                f"Correct the records, or add the labels to {GIVEN}",
+            )
     empty = [name for name in names if not training.get(name)]
     if empty:
         raise ConfigurationError(

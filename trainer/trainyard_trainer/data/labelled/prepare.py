@@ -234,7 +234,8 @@ def label_warnings(
     warnings = []
     if moved := chosen.manifest.counts["moved"]:
         warnings.append(
-            f"{moved} examples are trained on that the hash would hold out: no other has one of their labels"
+            f"{moved} examples are trained on that the hash would hold out: "
+            "no other training example has one of their labels"
         )
     documents = sum(step.manifest.counts["documents"] for step in encoded)
     cut = sum(step.manifest.counts["truncated"] for step in encoded)
