@@ -291,4 +291,5 @@ def balanced_draws(seed: int, numbers: NDArray[np.int64], by_class: ExamplesByCl
     choices = mix_64_array(mix_64_array(numbers.astype(np.uint64)) ^ key)
     classes = sample_indices(seed, numbers // num_classes, numbers % num_classes, num_classes)
     chosen = (choices % by_class.sizes[classes].astype(np.uint64)).astype(np.int64)
-    return by_class.examples[by_class.starts[classes] + chosen]
+    drawn: NDArray[np.int64] = by_class.examples[by_class.starts[classes] + chosen]
+    return drawn
