@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from trainyard_api.immutability import has_mutable_part, is_mutable
+from trainyard_api.crd_transitions import add_transition_rules
 from trainyard_api.model import ApiModel
 from trainyard_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAMES, SINGULAR, VERSION, File
 from trainyard_api.rules.all_rules import ALL_RULES
@@ -124,6 +124,11 @@ def _root_schema() -> Node:
     """The schema of the whole resource; Kubernetes itself describes metadata."""
     run = structural_schema(TrainingRun, "", defaults=True)
     properties = run["properties"]
+    spec = properties["spec"]
+    status = structural_schema(TrainingRunStatus, "status", defaults=False)
+    # One owner writes all of it; who owns which field of it would double its size.
+    status["x-kubernetes-map-type"] = "atomic"
+    add_transition_rules(spec, "spec")
     return {
         "type": "object",
         "description": run["description"],
@@ -132,8 +137,8 @@ def _root_schema() -> Node:
             "apiVersion": {"type": "string", "description": properties["apiVersion"]["description"]},
             "kind": {"type": "string", "description": properties["kind"]["description"]},
             "metadata": {"type": "object"},
-            "spec": properties["spec"],
-            "status": structural_schema(TrainingRunStatus, "status", defaults=False),
+            "spec": spec,
+            "status": status,
         },
         "x-kubernetes-validations": [
             {
@@ -170,8 +175,7 @@ def _structural(node: Node, path: str, *, defaults: bool) -> Node:
         schema["items"] = _structural(node["items"], f"{path}[]", defaults=defaults)
     if path in LIST_MAP_KEYS:
         schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": LIST_MAP_KEYS[path]}
-    validations = [*_rule_validations(path), *_transition_validations(node, path)]
-    if validations:
+    if validations := list(_rule_validations(path)):
         schema["x-kubernetes-validations"] = validations
     return schema
 
@@ -203,31 +207,6 @@ def _rule_validations(path: str) -> Iterable[dict[str, str]]:
         if rule.cel is not None and rule.node == path:
             place = {"fieldPath": rule.field.removeprefix(path)} if rule.field else {}
             yield {"rule": rule.cel, "message": rule.message, **place}
-
-
-def _transition_validations(node: Node, path: str) -> Iterable[dict[str, str]]:
-    """The immutable fields of an object that may change in part.
-
-    The rule stands at the parent: one at the field itself would not see it being added or removed.
-    """
-    if not path.startswith("spec") or not (path == "spec" or has_mutable_part(path)):
-        return
-    for name in node.get("properties", {}):
-        field = f"{path}.{name}"
-        if is_mutable(field) or has_mutable_part(field):
-            continue
-        if name in node.get("required", []):
-            rule = f"self.{name} == oldSelf.{name}"
-        else:
-            rule = (
-                f"has(self.{name}) == has(oldSelf.{name}) && "
-                f"(!has(self.{name}) || self.{name} == oldSelf.{name})"
-            )
-        yield {
-            "rule": rule,
-            "message": f"{field} is immutable. Create a new TrainingRun instead",
-            "fieldPath": f".{name}",
-        }
 
 
 def _printer_column(name: str, kind: str, json_path: str, description: str) -> dict[str, Any]:

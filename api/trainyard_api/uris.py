@@ -37,11 +37,11 @@ URI_RULE = (
 """All that `uri_problem` finds, in one line."""
 
 URI_CEL = (
-    f"self.uri.matches('^(?i)({_PROTOCOLS})://') && !self.uri.contains('{CHAIN}') && "
-    r"!self.uri.matches('/[.][.](/|$)') && !self.uri.matches('^[^/]+://[^/]*@') && "
-    "(!self.uri.matches('^(?i)file://') || self.uri.matches('^(?i)file:///'))"
+    f"self.matches('^(?i)({_PROTOCOLS})://') && !self.contains('{CHAIN}') && "
+    r"!self.matches('/[.][.](/|$)') && !self.matches('^[^/]+://[^/]*@') && "
+    "(!self.matches('^(?i)file://') || self.matches('^(?i)file:///'))"
 )
-"""That `uri_problem` finds nothing, in CEL."""
+"""That `uri_problem` finds nothing, in CEL, at the URI itself."""
 
 
 def protocol_of(uri: str) -> str:

@@ -1,6 +1,5 @@
 """The CRD as a real API server takes it."""
 
-import copy
 import json
 import re
 from typing import Any
@@ -206,7 +205,7 @@ IMMUTABLE_VALUES = {
 
 
 def immutable_parts() -> list[str]:
-    """The fields that have a transition rule: the children of objects that may change in part."""
+    """The fields of objects that may change in part."""
     return [
         path
         for path, _ in walk(schema_tree(TrainingRun))
@@ -237,19 +236,48 @@ def test_an_immutable_field_may_not_change(existing_run, path):
     replacement = changed(path, IMMUTABLE_VALUES[path])
     done = existing_run.attempt("replace", "--dry-run=server", "-f", "-", documents=replacement)
     assert done.returncode == 1
-    refused = re.findall(r"(spec[.\w]*) is immutable\. Create a new TrainingRun instead", done.stderr)
-    assert any(f"{path}.".startswith(f"{field}.") for field in refused), done.stderr
+    refused = re.findall(r"(spec[.\w\[\]]*) is immutable\. Create a new TrainingRun instead", done.stderr)
+    assert refused, done.stderr
+    for field in refused:
+        assert f"{path}.".startswith(f"{field}.") or field.startswith((f"{path}.", f"{path}[")), done.stderr
 
 
-@pytest.mark.parametrize("path", ["spec.tokenizer", "spec.workers.image"])
-def test_an_immutable_field_may_neither_appear_nor_disappear(existing_run, path):
-    replacement = copy.deepcopy(document())
-    if path == "spec.tokenizer":
-        del replacement["spec"]["tokenizer"]
-    else:
-        replacement["spec"]["workers"]["image"] = "registry.example/trainer:1"
+def test_an_immutable_field_may_not_disappear(existing_run):
+    replacement = document()
+    del replacement["spec"]["tokenizer"]
+    done = existing_run.attempt("replace", "--dry-run=server", "-f", "-", documents=replacement)
+    assert "spec.tokenizer is immutable" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.workers.image", "registry.example/trainer:1"),
+        ("spec.training.evaluation.maximumSequences", 8),
+        ("spec.data.preparation.deduplicate.near", {"threshold": 0.9}),
+    ],
+)
+def test_an_immutable_field_may_not_appear(existing_run, path, value):
+    replacement = changed(path, value)
     done = existing_run.attempt("replace", "--dry-run=server", "-f", "-", documents=replacement)
     assert f"{path} is immutable" in done.stderr
+
+
+SOURCE = document()["spec"]["data"]["sources"][0]
+
+
+@pytest.mark.parametrize(
+    ("sources", "refused"),
+    [
+        ([SOURCE, {**SOURCE, "name": "more", "uri": "file:///more.jsonl"}], "spec.data.sources"),
+        ([{**SOURCE, "name": "another"}], "spec.data.sources"),
+        ([{**SOURCE, "weight": 2.0}], "spec.data.sources[].weight"),
+    ],
+)
+def test_sources_may_neither_come_go_nor_change(existing_run, sources, refused):
+    replacement = changed("spec.data.sources", sources)
+    done = existing_run.attempt("replace", "--dry-run=server", "-f", "-", documents=replacement)
+    assert f"{refused} is immutable" in done.stderr
 
 
 def test_every_field_is_tried():

@@ -137,28 +137,26 @@ def _format_by_ending(source: Source) -> str | None:
 
 def _uri_rule(path: str, check: Check) -> Rule:
     """A URI names a place that a run may read from."""
-    node = path.rpartition(".")[0]
     return Rule(
         fields=(path,),
         problem=URI_RULE,
         remedy="Write one with an absolute path, such as file:///data/text/*.jsonl.gz",
         check=check,
-        node=node,
-        cel=f"!has(self.uri) || ({URI_CEL})",
-        field=path,
+        node=path,
+        cel=URI_CEL,
     )
 
 
 def _format_cel() -> str:
-    """The formats by ending, and that Text has no field, in CEL."""
-    clauses = ["(self.format != 'Text' || self.textField == 'text')"]
+    """The formats by ending, and that Text has no field, in CEL; each field is looked up once."""
+    clauses = ["(format != 'Text' || self.textField == 'text')"]
     for text_format in dict.fromkeys(_FORMATS_BY_ENDING.values()):
         endings = "|".join(
             ending.removeprefix(".") for ending, name in _FORMATS_BY_ENDING.items() if name == text_format
         )
         pattern = rf"(?i)\\.({endings})(\\.(gz|bz2|xz|zst))?$"
-        clauses.append(f"(!self.uri.matches('{pattern}') || self.format == '{text_format}')")
-    return " && ".join(clauses)
+        clauses.append(f"(!uri.matches('{pattern}') || format == '{text_format}')")
+    return f"[self.uri].all(uri, [self.format].all(format, {' && '.join(clauses)}))"
 
 
 _SOURCES = "spec.data.sources[]"
@@ -187,8 +185,8 @@ DATA_RULES: tuple[Rule, ...] = (
         check=_repeated_source_problems,
         node="spec.data.sources",
         cel=(
-            "self.all(x, self.exists_one(y, x.uri == y.uri && x.textField == y.textField && "
-            "x.documentBoundary == y.documentBoundary))"
+            "self.size() == 1 || self.all(x, self.exists_one(y, x.uri == y.uri && "
+            "x.textField == y.textField && x.documentBoundary == y.documentBoundary))"
         ),
     ),
     _uri_rule(f"{_SOURCES}.uri", _source_uri_problems),

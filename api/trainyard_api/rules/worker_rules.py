@@ -110,8 +110,8 @@ WORKER_RULES: tuple[Rule, ...] = (
         holds=lambda spec: not spec.workers.image or bool(re.fullmatch(_IMAGE, spec.workers.image)),
         problem="it is no reference of an image",
         remedy="Write registry/name:tag or registry/name@sha256:digest, without spaces",
-        node="spec.workers",
-        cel=f"self.image == '' || self.image.matches('{_IMAGE}')",
+        node="spec.workers.image",
+        cel=f"self == '' || self.matches('{_IMAGE}')",
     ),
     predicate_rule(
         path="spec.workers.accelerator.resourceName",
@@ -119,8 +119,8 @@ WORKER_RULES: tuple[Rule, ...] = (
         holds=lambda spec: bool(re.fullmatch(_DRIVEN_DEVICES, spec.workers.accelerator.resource_name)),
         problem="the trainer drives no such device, and would train on the CPU",
         remedy="Write nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-... or amd.com/gpu",
-        node="spec.workers.accelerator",
-        cel=f"self.resourceName.matches('{_DRIVEN_DEVICES}')".replace("\\", "\\\\"),
+        node="spec.workers.accelerator.resourceName",
+        cel=f"self.matches('{_DRIVEN_DEVICES}')".replace("\\", "\\\\"),
     ),
     predicate_rule(
         path="spec.scheduling.queueName",
@@ -134,9 +134,8 @@ WORKER_RULES: tuple[Rule, ...] = (
         ),
         problem="it is no name of a LocalQueue",
         remedy="Write at most 63 lower-case letters, digits, hyphens and dots",
-        node="spec.scheduling",
-        cel=f"self.queueName == '' || (self.queueName.size() <= {_MAXIMUM_LABEL_LENGTH} && "
-        f"self.queueName.matches('{_OBJECT_NAME}'))",
+        node="spec.scheduling.queueName",
+        cel=f"self == '' || (self.size() <= {_MAXIMUM_LABEL_LENGTH} && self.matches('{_OBJECT_NAME}'))",
     ),
     predicate_rule(
         path="spec.scheduling.priorityClassName",
@@ -150,8 +149,7 @@ WORKER_RULES: tuple[Rule, ...] = (
         ),
         problem="it is no name of a PriorityClass",
         remedy="Write at most 253 lower-case letters, digits, hyphens and dots",
-        node="spec.scheduling",
-        cel=f"self.priorityClassName == '' || (self.priorityClassName.size() <= {_MAXIMUM_NAME_LENGTH} && "
-        f"self.priorityClassName.matches('{_OBJECT_NAME}'))",
+        node="spec.scheduling.priorityClassName",
+        cel=f"self == '' || (self.size() <= {_MAXIMUM_NAME_LENGTH} && self.matches('{_OBJECT_NAME}'))",
     ),
 )
