@@ -4,15 +4,24 @@ The learning rate is far too high, so that the first evaluation stays the best.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.support.base_models import store_model
 from tests.support.gang import run_gang
+from tests.support.labelled import labelled_texts, prepare_labelled, task_plan
 from tests.support.runs import prepared_plan, run_of, write_plan
 from trainyard_api.plan import RunPlan
-from trainyard_trainer.checkpoint import CheckpointManifest, TrainState
+from trainyard_trainer.checkpoint import (
+    CheckpointManifest,
+    TrainState,
+    committed_at_step,
+    load_model_weights,
+)
 from trainyard_trainer.checkpoint_steps import MANIFEST, checkpoint_name, committed_steps
 from trainyard_trainer.export import export
 from trainyard_trainer.progress import read_events, read_history, read_progress
@@ -22,6 +31,7 @@ from trainyard_trainer.training_record import read_training_record
 NUM_STEPS = 8
 STOP_AFTER = 4
 PATIENCE = 5
+STOPPED = ("resumed", "lost", "killed")
 
 
 def plan_of(source: Path, storage: Path, name: str, **evaluation: Any) -> RunPlan:
@@ -39,15 +49,49 @@ def plan_of(source: Path, storage: Path, name: str, **evaluation: Any) -> RunPla
     return prepared_plan(run, storage, 2)
 
 
+def classifier_plan(base: Path, folder: Path) -> RunPlan:
+    """A classification with every part that a step can depend on, which no evaluation can make end later."""
+    task = {
+        "task": "SequenceClassification",
+        "adaptation": {"layerLearningRateDecay": 0.9, "unfreezeEverySteps": 1},
+        "classBalance": {"classWeights": "InverseFrequency", "weightedSampling": True},
+        "evaluation": {"earlyStopping": {"patience": PATIENCE, "minimumImprovement": 2.0}},
+    }
+    plan = task_plan(
+        base,
+        folder,
+        labelled_texts(["ham", "spam", "ham"]),
+        task,
+        data__validationFraction=0.2,
+        training__budget={"steps": NUM_STEPS},
+        training__globalBatchSize=8,
+        training__microBatchSize=2,
+        training__evaluation={"everySteps": 1},
+        training__precision="FP32",
+        checkpoint={"everySteps": 2, "keep": 2},
+        workers={"processesPerNode": 2},
+        deepspeed={"zeroStage": 2},
+    ).model_copy(update={"threads_per_process": 1})
+    prepare_labelled(plan)
+    return plan
+
+
 def state_of(plan: RunPlan, step: int) -> TrainState:
     """The state in a committed checkpoint."""
     path = Path(plan.paths.checkpoints) / checkpoint_name(step) / MANIFEST
     return CheckpointManifest.model_validate_json(path.read_bytes()).state
 
 
+def weights_of(plan: RunPlan, step: int) -> dict[str, torch.Tensor]:
+    """The weights in a committed checkpoint."""
+    checkpoint = committed_at_step(Path(plan.paths.checkpoints), step)
+    assert checkpoint is not None
+    return load_model_weights(checkpoint)
+
+
 @pytest.fixture(scope="module")
 def plans(sotu_addresses: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunPlan]:
-    """A run to the end of its budget, and three that end early, of which two are stopped and resumed."""
+    """A run to the end of its budget, and others that end early, of which some are stopped and resumed."""
     storage = tmp_path_factory.mktemp("storage")
     early = {"earlyStopping": {"patience": PATIENCE}, "bootstrapSamples": 50}
     made = {
@@ -56,12 +100,16 @@ def plans(sotu_addresses: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "resumed": plan_of(sotu_addresses, storage, "resumed", **early),
         "lost": plan_of(sotu_addresses, storage, "lost", **early),
     }
+    base = store_model(storage / "base" / "model")
+    made |= {name: classifier_plan(base, storage / name) for name in ("classifier", "killed")}
     files = {name: str(write_plan(plan, storage / f"{name}.json")) for name, plan in made.items()}
     output = str(storage / "losses.json")
-    run_gang("losses.py", 2, output, str(STOP_AFTER), files["resumed"], files["lost"])
+    run_gang("losses.py", 2, output, str(STOP_AFTER), *(files[name] for name in STOPPED))
     best = state_of(made["lost"], STOP_AFTER).selection.best_step
     assert best is not None
     (Path(made["lost"].paths.checkpoints) / checkpoint_name(best) / "rank-00001.safetensors").unlink()
+    # A process that is killed leaves no checkpoint of the step at which it is.
+    shutil.rmtree(Path(made["killed"].paths.checkpoints) / checkpoint_name(STOP_AFTER))
     run_gang("losses.py", 2, output, "0", *files.values())
     return made
 
@@ -129,6 +177,27 @@ def test_a_resumed_run_chooses_and_ends_as_an_uninterrupted_one(plans: dict[str,
     assert steps[0] == steps[1]
     early_state, resumed_state = (state_of(plans[name], steps[0][-1]) for name in ("early", "resumed"))
     assert early_state.selection == resumed_state.selection
+
+
+@pytest.mark.slow
+def test_a_killed_classification_ends_as_an_uninterrupted_one_bit_by_bit(plans: dict[str, RunPlan]) -> None:
+    whole, killed = plans["classifier"], plans["killed"]
+    folders = [Path(plan.paths.run_folder) for plan in (whole, killed)]
+    [resumed] = [event.values["step"] for event in read_events(folders[1]) if event.type == "Resumed"]
+    assert 0 < resumed < STOP_AFTER
+    expected, found = (
+        [(record.step, record.loss, record.metrics) for record in read_history(folder)] for folder in folders
+    )
+    assert found == expected
+    assert read_task_result(folders[0]) == read_task_result(folders[1])
+    steps = [committed_steps(folder / "checkpoints") for folder in folders]
+    assert steps[0] == steps[1]
+    assert steps[0][-1] == 1 + PATIENCE < NUM_STEPS
+    for step in steps[0]:
+        assert state_of(whole, step).selection == state_of(killed, step).selection
+        of_whole, of_killed = (weights_of(plan, step) for plan in (whole, killed))
+        assert of_whole.keys() == of_killed.keys()
+        assert all(torch.equal(of_whole[name], of_killed[name]) for name in of_whole), step
 
 
 @pytest.mark.slow
