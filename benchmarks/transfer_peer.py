@@ -147,7 +147,6 @@ def _arguments(task: Task, folder: Path, sampling: str) -> TrainingArguments:
         lr_scheduler_type="linear",
         warmup_steps=task.num_schedule_warm_up_steps,
         max_grad_norm=1.0,
-        dataloader_drop_last=True,
         optim="adamw_torch_fused",
         use_cpu=True,
         save_strategy="no",

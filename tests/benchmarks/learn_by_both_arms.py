@@ -14,7 +14,7 @@ from transfer_peer import hugging_face_outcome
 
 from tests.support.preparation import TEXTS
 
-NUM_TEST = 40
+NUM_TEST = 42
 NUM_TRAIN = 320
 SENTENCES = [
     Sentence(tuple(text.split()), tuple("of" if word == "of" else "other" for word in text.split()))
