@@ -138,6 +138,8 @@ class Attempt(ApiModel):
     """When all pods of its stage had nodes."""
     pods_running_at: Timestamp | None = None
     """When all pods of its stage were running."""
+    first_step_at: Timestamp | None = None
+    """When the operator first heard of an optimizer step of it. Not used on a laptop."""
     running_since: Timestamp | None = None
     """When its first stage was running: from then on it is active."""
     exit_code: int | None = None
@@ -154,9 +156,11 @@ class LostSeconds(ApiModel):
     queue: float = Field(default=0.0, alias="Queue")
     """Waiting for admission or nodes."""
     startup: float = Field(default=0.0, alias="Startup")
-    """From the start of processes to the first optimizer step of the first attempt."""
+    """Starts that follow no fault: from when a stage had its machines to its first sign of work (in Train the
+    first optimizer step, in other stages that all pods run), or to its end without one."""
     restart: float = Field(default=0.0, alias="Restart")
-    """From a fault to the first optimizer step after it."""
+    """Ways back: from a fault to the first sign of work in the stage that had failed, or to the end of an
+    attempt without one. Waiting that counts as Queue is left out."""
     recompute: float = Field(default=0.0, alias="Recompute")
     """Steps that had to be done again."""
     stall: float = Field(default=0.0, alias="Stall")

@@ -302,6 +302,8 @@ def _take_progress(facts: Facts, draft: StatusDraft) -> None:
     draft.take_progress(report.progress.model_copy(update={"last_step_at": heard_at}))
     if report.progress.stage == Stage.TRAIN and report.progress.step > 0:
         draft.condition(ConditionType.PROGRESSING, "True", Reason.STEPS_REPORTED)
+        if attempt.first_step_at is None and facts.first_step_at is not None:
+            draft.change_attempt(first_step_at=format_timestamp(facts.first_step_at))
 
 
 def _tell_validity(facts: Facts, draft: StatusDraft) -> None:

@@ -29,6 +29,8 @@ class Facts:
     jobs: tuple[ObservedJob, ...] = ()
     report: ReceivedReport | None = None
     """The newest progress."""
+    first_step_at: float | None = None
+    """Unix time at which the current attempt first told of an optimizer step."""
     last_step_at: float | None = None
     """Unix time at which the current attempt told of a further optimizer step."""
 

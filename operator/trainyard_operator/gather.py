@@ -155,6 +155,7 @@ class Gatherer:
             pods=tuple(self._store.pods(run.key)),
             jobs=tuple(self._store.jobs(run.key)),
             report=self._progress.newest(run.key),
+            first_step_at=self._steps.first_step_at(run.key, run.status.attempt),
             last_step_at=self._steps.last_step_at(run.key, run.status.attempt),
         )
 

@@ -74,6 +74,11 @@ class StatusDraft:
         return attempts[-1] if attempts and attempts[-1].finished_at is None else None
 
     @property
+    def _before(self) -> Attempt | None:
+        """The attempt before the open one."""
+        return self._status.attempts[-2] if len(self._status.attempts) > 1 else None
+
+    @property
     def next_number(self) -> int:
         """Number of the attempt that would start now."""
         attempts = self._status.attempts
@@ -139,7 +144,7 @@ class StatusDraft:
 
     def enter_stage(self, stage: Stage) -> None:
         """The open attempt goes on to another stage."""
-        self.update(accounting=add_stage(self._status.accounting, self._status.attempts[-1]))
+        self.update(accounting=add_stage(self._status.accounting, self._status.attempts[-1], self._before))
         self.change_attempt(
             stage=stage.value,
             stage_started_at=self.timestamp,
@@ -156,7 +161,9 @@ class StatusDraft:
             cleared = {"message": redact(failure.message), "log_tail": redact(failure.log_tail)}
             failure = failure.model_copy(update=cleared)
         self.change_attempt(finished_at=self.timestamp, outcome=outcome, exit_code=exit_code, failure=failure)
-        account = add_attempt(self._status.accounting, self._status.attempts[-1], accelerators_per_node)
+        account = add_attempt(
+            self._status.accounting, self._status.attempts[-1], self._before, accelerators_per_node
+        )
         self.update(accounting=account)
 
 

@@ -1,4 +1,4 @@
-"""When each run last told of a further optimizer step, to notice those that hang."""
+"""When each run told of its first and its last optimizer step, to account for starts and notice stalls."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ class _Step:
     attempt: int
     step: int
     seen_at: float
+    first_seen_at: float
+    """Unix time at which the attempt told of a step at all."""
 
 
 class StepWatch:
@@ -30,7 +32,7 @@ class StepWatch:
             return
         if holds(run.status.conditions, ConditionType.PROGRESSING):
             heard_at = parse_timestamp(progress.last_step_at or progress.updated_at)
-            self._newest[run.key] = _Step(run.status.attempt, progress.step, heard_at)
+            self._newest[run.key] = _Step(run.status.attempt, progress.step, heard_at, heard_at)
 
     def record(self, key: RunKey, report: ProgressReport, now: float) -> None:
         """Look at a report; one that repeats its step is no progress."""
@@ -39,12 +41,18 @@ class StepWatch:
         known = self._newest.get(key)
         place = (report.attempt, report.progress.step)
         if known is None or place > (known.attempt, known.step):
-            self._newest[key] = _Step(*place, now)
+            is_first = known is None or known.attempt != report.attempt
+            self._newest[key] = _Step(*place, now, now if is_first or known is None else known.first_seen_at)
 
     def last_step_at(self, key: RunKey, attempt: int) -> float | None:
         """Unix time of the newest step of an attempt; None before its first."""
         known = self._newest.get(key)
         return known.seen_at if known is not None and known.attempt == attempt else None
+
+    def first_step_at(self, key: RunKey, attempt: int) -> float | None:
+        """Unix time at which an attempt first told of a step; None before."""
+        known = self._newest.get(key)
+        return known.first_seen_at if known is not None and known.attempt == attempt else None
 
     def forget(self, key: RunKey) -> None:
         """Drop a run that is gone."""

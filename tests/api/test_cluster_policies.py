@@ -6,6 +6,7 @@ from trainyard_api.names import Reason, Stage
 from trainyard_api.policy.ledger import add_attempt, add_stage, add_stall, with_work
 from trainyard_api.policy.restart import EndedAttempt, count_faults, faults_since_checkpoint
 from trainyard_api.policy.stages import first_stage, following_stage
+from trainyard_api.policy.starting import Loss, Start, lost_in_start
 from trainyard_api.policy.upstream import Upstream, obstacle
 from trainyard_api.policy.waiting import Work, active_seconds_of, deadlines
 from trainyard_api.progress import WorkSeconds
@@ -195,19 +196,99 @@ def test_a_cycle_is_told_with_its_whole_chain():
     assert found.message.endswith("me -> b -> c -> me")
 
 
+@pytest.mark.parametrize(
+    ("start", "startup", "restart"),
+    [
+        (Start(None, 30.0, 50.0, 150.0), 20.0, 0.0),
+        (Start(None, 30.0, 50.0, None), 20.0, 0.0),
+        (Start(None, 30.0, None, 80.0), 50.0, 0.0),
+        (Start(None, 30.0, None, None), 0.0, 0.0),
+        (Start(None, None, None, 80.0), 0.0, 0.0),
+        (Start(None, None, 50.0, 80.0), 0.0, 0.0),
+        (Start(None, 60.0, 50.0, 80.0), 0.0, 0.0),
+        (Start(20.0, 30.0, 50.0, 150.0), 0.0, 30.0),
+        (Start(20.0, 30.0, 50.0, 150.0, queued_seconds=9.0), 0.0, 21.0),
+        (Start(20.0, None, None, 80.0), 0.0, 60.0),
+        (Start(20.0, None, None, None), 0.0, 0.0),
+        (Start(90.0, 30.0, 50.0, 150.0), 0.0, 0.0),
+    ],
+    ids=[
+        "up to the first sign of work",
+        "while it still works",
+        "up to the end without work",
+        "not there yet",
+        "an end without machines",
+        "machines that nobody saw",
+        "a clock that was set back",
+        "after a fault from the fault on",
+        "after a fault without the time in the queue",
+        "after a fault up to another one",
+        "still on the way back",
+        "a clock that was set back after a fault",
+    ],
+)
+def test_a_start_is_lost_up_to_the_first_sign_of_work(start, startup, restart):
+    assert lost_in_start(start) == Loss(startup=startup, restart=restart)
+
+
 def test_the_ledger_adds_waiting_and_work():
     ended = attempt(
-        nodes=2, pods_scheduled_at=30, pods_running_at=50, running_since=50, finished_at=150, outcome="Failed"
+        nodes=2,
+        pods_scheduled_at=30,
+        pods_running_at=50,
+        first_step_at=60,
+        running_since=50,
+        finished_at=150,
+        outcome="Failed",
     )
-    account = add_attempt(Accounting(), ended, accelerators_per_node=8)
+    account = add_attempt(Accounting(), ended, None, accelerators_per_node=8)
     assert account.active_seconds == 100
     assert account.accelerator_seconds == 1_600
     assert account.lost_seconds.queue == 30
-    assert account.lost_seconds.startup == 20
-    second = add_stage(account, attempt(number=1, pods_scheduled_at=10, pods_running_at=40))
+    assert account.lost_seconds.startup == 30
+    again = attempt(
+        number=1, stage_started_at=155, pods_scheduled_at=165, pods_running_at=190, first_step_at=200
+    )
+    second = add_stage(account, again, ended)
     assert second.lost_seconds.queue == 40
-    assert second.lost_seconds.restart == 30
-    assert second.lost_seconds.startup == 20
+    assert second.lost_seconds.restart == 40
+    assert second.lost_seconds.startup == 30
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "outcome", "startup", "restart"),
+    [
+        # Prepare and Export work as soon as they run; Train, once a step was told.
+        ("Prepare", None, "Running", 10, 0),
+        ("Train", None, "Running", 25, 0),
+        # A stop is no fault, and the stage after the one that failed is not on the way back any more.
+        ("Train", ("Preempted", "Train"), "Running", 25, 0),
+        ("Train", ("Failed", "Train"), "Running", 0, 43),
+        ("Train", ("Failed", "Prepare"), "Running", 25, 0),
+        ("Prepare", ("Failed", "Prepare"), "Running", 0, 28),
+    ],
+)
+def test_a_way_back_leads_to_the_stage_that_failed(stage, before, outcome, startup, restart):
+    begun = attempt(
+        number=1,
+        stage=stage,
+        outcome=outcome,
+        stage_started_at=100,
+        pods_scheduled_at=102,
+        pods_running_at=112,
+        first_step_at=127,
+    )
+    last = None if before is None else attempt(outcome=before[0], stage=before[1], finished_at=82)
+    lost = add_stage(Accounting(), begun, last).lost_seconds
+    assert (lost.startup, lost.restart) == (startup, restart)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "startup"), [("Running", 20), ("Succeeded", 20), ("Failed", 120), ("Preempted", 120)]
+)
+def test_training_that_told_of_no_step_made_none_unless_it_ended_well(outcome, startup):
+    ended = attempt(pods_scheduled_at=30, pods_running_at=50, finished_at=150, outcome=outcome)
+    assert add_stage(Accounting(), ended, None).lost_seconds.startup == startup
 
 
 @pytest.mark.parametrize(
@@ -226,7 +307,7 @@ def test_the_ledger_counts_waiting_that_only_the_end_of_an_attempt_ended(
 ):
     failure = None if reason is None else Failure(exit_code=1, reason=reason.value, message="")
     ended = attempt(finished_at=80, outcome=outcome, failure=failure, pods_scheduled_at=scheduled_at)
-    lost = add_attempt(Accounting(), ended, accelerators_per_node=0).lost_seconds
+    lost = add_attempt(Accounting(), ended, None, accelerators_per_node=0).lost_seconds
     assert (lost.queue, lost.startup) == (queue, startup)
 
 

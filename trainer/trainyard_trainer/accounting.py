@@ -1,7 +1,9 @@
 """Where the time of a run went, from its history and events; pure functions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from trainyard_api.names import Stage
+from trainyard_api.policy.starting import Start, lost_in_start
 from trainyard_api.progress import EventRecord, HistoryRecord, WorkSeconds
 from trainyard_api.status import Accounting, LostSeconds
 
@@ -10,6 +12,9 @@ STARTUP = "Startup"
 
 RESTARTING = "Restarting"
 """Type of the event of an attempt that ended in a fault and is followed by another at once."""
+
+_ENDS = ("StageFinished", "AttemptFailed", "AttemptStopped")
+"""Types of the events that end a stage."""
 
 
 class WorkLedger:
@@ -50,31 +55,41 @@ def account(history_lines: Iterable[HistoryRecord], events: Sequence[EventRecord
         events: every event.
     """
     work = WorkLedger(history_lines).work
-    startup, restart = startup_and_restart_seconds(events)
+    losses = [lost_in_start(start) for start in starts_of(events)]
     return Accounting(
         productive_seconds=work.productive,
         lost_seconds=LostSeconds(
-            startup=round(startup, 1), restart=round(restart, 1), recompute=work.recompute
+            startup=round(sum(loss.startup for loss in losses), 1),
+            restart=round(sum(loss.restart for loss in losses), 1),
+            recompute=work.recompute,
         ),
     )
 
 
-def startup_and_restart_seconds(events: Sequence[EventRecord]) -> tuple[float, float]:
-    """Seconds of first starts, and seconds from each fault to the first optimizer step after it.
+def starts_of(events: Iterable[EventRecord]) -> Iterator[Start]:
+    """How the stages got to work; a stage that a killed runner left open has no end, and none here.
 
-    A start after a stop or after the end of the runner is a first start: nobody waited between the two. When
-    several attempts in a row fail before their first step, all of their time counts as one way back.
+    A fault counts for the attempt that the runner itself started after it, in the stage that had failed: an
+    attempt that a person starts is a first start, because nobody waited between the two.
     """
-    startup, restart = 0.0, 0.0
-    fault_time: float | None = None
+    fault: EventRecord | None = None
+    failed_in = ""
+    begun_at, working_at = None, None
     for event in events:
         if event.type == RESTARTING:
-            fault_time = event.time if fault_time is None else fault_time
-        elif event.type == "AttemptStopped":
-            fault_time = None
-        elif event.type == STARTUP and fault_time is None:
-            startup += event.seconds or 0.0
-        elif event.type == STARTUP and fault_time is not None:
-            restart += max(0.0, event.time - fault_time)
-            fault_time = None
-    return startup, restart
+            fault = event
+        elif event.type == STARTUP:
+            working_at = event.time
+        elif event.type == "StageStarted":
+            begun_at = event.time
+            working_at = None if event.stage == Stage.TRAIN else event.time
+        elif event.type in _ENDS:
+            came_back = event.stage == failed_in
+            is_next = fault is not None and event.attempt == fault.attempt + 1
+            if fault is not None and is_next and (came_back or event.type != "StageFinished"):
+                yield Start(fault.time, begun_at, working_at if came_back else None, event.time)
+                fault = None
+            else:
+                yield Start(None, begun_at, working_at, event.time)
+            failed_in = event.stage if event.type == "AttemptFailed" else failed_in
+            begun_at, working_at = None, None

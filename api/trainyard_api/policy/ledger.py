@@ -1,44 +1,49 @@
 """Where the time of a run on a cluster went, added up as its attempts end."""
 
-from trainyard_api.names import Reason
+from trainyard_api.names import Reason, Stage
+from trainyard_api.policy.starting import Start, lost_in_start
 from trainyard_api.policy.waiting import active_seconds_of
 from trainyard_api.progress import WorkSeconds
-from trainyard_api.status import Accounting, Attempt, LostSeconds, Timestamp
+from trainyard_api.status import Accounting, Attempt, Timestamp
 from trainyard_api.timestamps import parse_timestamp
 
 
-def add_stage(accounting: Accounting, attempt: Attempt) -> Accounting:
-    """The account with the waiting of a stage that has ended.
+def add_stage(accounting: Accounting, attempt: Attempt, before: Attempt | None) -> Accounting:
+    """The account with the waiting and the start of a stage that has ended.
 
     Args:
         accounting: the account so far.
         attempt: the attempt while it is still in that stage, or with its end.
+        before: the attempt before it; None for the first.
     """
     waited_until = attempt.finished_at if _ended_waiting(attempt) else None
-    startup = _seconds(attempt.pods_scheduled_at, attempt.pods_running_at or waited_until)
-    is_first = attempt.number == 0
+    queue = _seconds(attempt.stage_started_at, attempt.pods_scheduled_at or waited_until)
+    loss = lost_in_start(_start_of(attempt, before, queue))
     lost = accounting.lost_seconds
-    waiting = LostSeconds(
-        queue=lost.queue + _seconds(attempt.stage_started_at, attempt.pods_scheduled_at or waited_until),
-        startup=lost.startup + (startup if is_first else 0.0),
-        restart=lost.restart + (0.0 if is_first else startup),
-        recompute=lost.recompute,
-        stall=lost.stall,
+    waiting = lost.model_copy(
+        update={
+            "queue": lost.queue + queue,
+            "startup": lost.startup + loss.startup,
+            "restart": lost.restart + loss.restart,
+        }
     )
     return accounting.model_copy(update={"lost_seconds": waiting})
 
 
-def add_attempt(accounting: Accounting, attempt: Attempt, accelerators_per_node: int) -> Accounting:
-    """The account with the work of an attempt that has ended, and the waiting of its last stage.
+def add_attempt(
+    accounting: Accounting, attempt: Attempt, before: Attempt | None, accelerators_per_node: int
+) -> Accounting:
+    """The account with the work of an attempt that has ended, and the waiting and start of its last stage.
 
     Args:
         accounting: the account so far.
         attempt: the attempt, with its end.
+        before: the attempt before it; None for the first.
         accelerators_per_node: devices of each worker pod.
     """
     active = active_seconds_of(attempt, parse_timestamp(attempt.finished_at or attempt.started_at))
     devices = (attempt.nodes or 1) * accelerators_per_node
-    return add_stage(accounting, attempt).model_copy(
+    return add_stage(accounting, attempt, before).model_copy(
         update={
             "active_seconds": accounting.active_seconds + active,
             "accelerator_seconds": accounting.accelerator_seconds + active * devices,
@@ -66,6 +71,32 @@ def add_stall(accounting: Accounting, seconds: float) -> Accounting:
     )
 
 
+def _start_of(attempt: Attempt, before: Attempt | None, queued_seconds: float) -> Start:
+    """The way of an attempt to work in the stage that it is in.
+
+    It is a way back in the stage in which the attempt before it failed, because that is where it starts.
+    """
+    is_way_back = before is not None and before.outcome == "Failed" and before.stage == attempt.stage
+    return Start(
+        fault_at=_time(before.finished_at) if before is not None and is_way_back else None,
+        begun_at=_time(attempt.pods_scheduled_at),
+        working_at=_time(_first_work_of(attempt)),
+        ended_at=_time(attempt.finished_at),
+        queued_seconds=queued_seconds,
+    )
+
+
+def _first_work_of(attempt: Attempt) -> Timestamp | None:
+    """The first sign of work of the stage that an attempt is in.
+
+    Training that ended well has made steps; when nobody told of them, it is only known since when it ran.
+    """
+    if attempt.stage != Stage.TRAIN:
+        return attempt.pods_running_at
+    ended_badly = attempt.outcome in ("Failed", "Preempted")
+    return attempt.first_step_at or (None if ended_badly else attempt.pods_running_at)
+
+
 def _ended_waiting(attempt: Attempt) -> bool:
     """Whether an attempt waited to its end, if its pods were not seen to have nodes, or to run.
 
@@ -74,6 +105,11 @@ def _ended_waiting(attempt: Attempt) -> bool:
     reason = attempt.failure.reason if attempt.failure is not None else ""
     deadlines = (Reason.QUEUE_DEADLINE_EXCEEDED, Reason.STARTUP_DEADLINE_EXCEEDED)
     return attempt.outcome == "Preempted" or reason in deadlines
+
+
+def _time(timestamp: Timestamp | None) -> float | None:
+    """Unix time of a moment that may be missing."""
+    return None if timestamp is None else parse_timestamp(timestamp)
 
 
 def _seconds(start: Timestamp | None, end: Timestamp | None) -> float:
