@@ -6,7 +6,7 @@ from tests.cluster.director import End, Place, everything_succeeds
 from tests.cluster.rest import Object
 from tests.cluster.scenarios.lives import PREPARE, record
 from tests.cluster.scenarios.registry import scenario
-from tests.cluster.scene import Scene, attempts_of, condition_of, gang
+from tests.cluster.scene import USUAL_SECONDS, Scene, attempts_of, condition_of, gang
 
 SHARDS: dict[str, Any] = {"preparation": {"shards": 2}}
 
@@ -59,7 +59,7 @@ def a_shard_that_fails_is_repeated_alone_and_training_starts_when_all_are_read(s
     }
     assert len(scene.children("jobs")) == 1
     stories = [*["StageStarted"] * 4, "RunSucceeded"]
-    assert scene.wait_for_events(*stories) == stories
+    assert sorted(scene.wait_for_events(*stories)) == sorted(stories)
 
 
 @scenario()
@@ -90,7 +90,7 @@ def a_run_that_reads_shards_is_suspended_resumed_and_deleted_like_any_other(scen
     status = scene.wait_for_phase("Suspended")
     assert attempts_of(status) == ["Preempted"]
     assert scene.children("jobs") == []
-    scene.wait_for_pods(lambda pods: not pods, "no pod is left")
+    scene.rest.wait("pods", scene.namespace, lambda pods: not pods, USUAL_SECONDS, "no pod is left")
     scene.edit(suspend=False)
     wait_for_shards(scene, 1)
     scene.play(everything_succeeds)
