@@ -197,7 +197,7 @@ def _fault(run: TrainingRun, draft: StatusDraft, failure: Failure) -> Decision:
         # The next attempt is another group of pods: it stands in the queue again.
         draft.condition(ConditionType.ADMITTED, "False", Reason.WAITING_FOR_QUOTA, message)
     draft.condition(ConditionType.RUNNING, "False", after.reason, message)
-    draft.clear(ConditionType.PROGRESSING, after.reason)
+    _clear_pods(draft, after.reason)
     return Decision(draft, wake_after=0.0)
 
 
@@ -222,7 +222,7 @@ def _overdue(
 def _give_up(draft: StatusDraft, reason: Reason, message: str) -> Decision:
     """The run has failed for good."""
     draft.condition(ConditionType.RUNNING, "False", reason)
-    draft.clear(ConditionType.PROGRESSING, reason)
+    _clear_pods(draft, reason)
     draft.condition(ConditionType.FAILED, "True", reason, message)
     return Decision(draft, wake_after=0.0)
 
@@ -259,8 +259,7 @@ def _rest(facts: Facts, draft: StatusDraft, stops: tuple[Stop, ...]) -> Decision
         draft.condition(ConditionType.RUNNING, "False", Reason.SUSPENDING, message)
         return Decision(draft, stops=stops, wake_after=_gone_after(left, draft))
     draft.condition(ConditionType.RUNNING, "False", Reason.RUN_SUSPENDED)
-    draft.clear(ConditionType.PODS_SCHEDULED, Reason.RUN_SUSPENDED)
-    draft.clear(ConditionType.PROGRESSING, Reason.RUN_SUSPENDED)
+    _clear_pods(draft, Reason.RUN_SUSPENDED)
     draft.condition(
         ConditionType.SUSPENDED,
         "True",
@@ -268,6 +267,12 @@ def _rest(facts: Facts, draft: StatusDraft, stops: tuple[Stop, ...]) -> Decision
         "spec.suspend is true; set it to false to go on",
     )
     return Decision(draft, stops=stops)
+
+
+def _clear_pods(draft: StatusDraft, reason: Reason) -> None:
+    """What was true of pods that are stopped, or are gone, is true no more."""
+    draft.clear(ConditionType.PODS_SCHEDULED, reason)
+    draft.clear(ConditionType.PROGRESSING, reason)
 
 
 def _after_the_end(facts: Facts, draft: StatusDraft) -> Decision:
@@ -396,6 +401,7 @@ def _release(run: TrainingRun, draft: StatusDraft, gang: Gang, cause: Reason) ->
     if cause in _REFUSALS:
         draft.condition(ConditionType.ADMITTED, "False", cause, message)
     draft.condition(ConditionType.RUNNING, "False", cause, message)
+    _clear_pods(draft, cause)
     return Decision(draft, wake_after=0.0)
 
 

@@ -94,6 +94,10 @@ def failure_of(pods: Sequence[ObservedPod], missing: Sequence[str], now: float) 
         )
     if pod.end is None:
         return failure.model_copy(update={"message": pod.message or f"The pod failed ({pod.reason})"})
+    if pod.end.init_container:
+        return failure.model_copy(
+            update={"message": f"Init container {pod.end.init_container}: {failure.message}"}
+        )
     return failure
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,7 +40,7 @@ class ObservedRun:
 
 @dataclass(frozen=True, slots=True)
 class ContainerEnd:
-    """How the training container ended."""
+    """How the training container ended, or the init container for which it never started."""
 
     exit_code: int
     reason: str
@@ -49,6 +49,8 @@ class ContainerEnd:
     """What the process left as its termination message."""
     finished_at: float
     """Unix time of the node's clock, in seconds; whole seconds."""
+    init_container: str = ""
+    """Name of the init container; empty for the training container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,8 @@ def observe_pod(raw: Object, now: float) -> ObservedPod | None:
     scheduled = conditions.get("PodScheduled", {})
     is_unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     disruption = _disruption(conditions)
-    phase, end = status.get("phase", "Pending"), _end(state.get("terminated"))
+    phase = status.get("phase", "Pending")
+    end = _end(state.get("terminated")) or (_end_before_start(status) if phase == "Failed" else None)
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -314,6 +317,15 @@ def _waiting(status: Mapping[str, Any]) -> Mapping[str, Any]:
         if waiting.get("reason", "") not in ("", "ContainerCreating", "PodInitializing"):
             return waiting
     return {}
+
+
+def _end_before_start(status: Mapping[str, Any]) -> ContainerEnd | None:
+    """How the init container ended for which a failed pod never started its training, if one did."""
+    for container in status.get("initContainerStatuses") or ():
+        end = _end((container.get("state") or {}).get("terminated"))
+        if end is not None and end.exit_code != 0:
+            return replace(end, init_container=container.get("name", ""))
+    return None
 
 
 def _end(terminated: Mapping[str, Any] | None) -> ContainerEnd | None:

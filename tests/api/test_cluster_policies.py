@@ -93,6 +93,11 @@ def test_the_stall_timeout_counts_from_the_newest_step(last_step_at, expected):
     assert left({"stall_timeout_seconds": 30}, attempt(), 50, Work(0.0, last_step_at)) == expected
 
 
+def test_a_stage_after_training_makes_no_steps_and_does_not_stall():
+    exporting = attempt(stage="Export", pods_running_at=45)
+    assert left({"stall_timeout_seconds": 30}, exporting, 500, Work(0.0, START + 40.0)) == {}
+
+
 def test_the_deadline_that_is_over_first_comes_first():
     limits = {"active_deadline_seconds": 100, "stall_timeout_seconds": 30}
     found = deadlines(spec(**limits), attempt(running_since=0), Work(0.0, START + 10.0), START + 50)

@@ -95,6 +95,22 @@ def test_the_next_attempt_starts_within_a_moment_of_a_fault():
     play(scenario, life_of=endless())
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "reason"), [(65, "PermanentFailure"), (1, "Restarting")], ids=["for good", "in a pause"]
+)
+def test_pods_that_are_gone_are_not_told_as_scheduled(exit_code, reason):
+    async def scenario(world):
+        world.create()
+        await world.after(50)
+        status = world.status()
+        assert all(attempt.finished_at for attempt in status.attempts)
+        assert world.condition("PodsScheduled")[:2] == ("False", reason)
+
+    play(
+        scenario, life_of=lives(**{f"train_{n}": Life(run_seconds=6, exit_code=exit_code) for n in range(9)})
+    )
+
+
 def test_the_evidence_is_written_before_the_rest_of_the_gang_is_deleted():
     async def scenario(world):
         world.create()

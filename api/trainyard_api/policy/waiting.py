@@ -74,11 +74,12 @@ def _deadlines(spec: TrainingRunSpec, attempt: Attempt, work: Work, now: float) 
             f"activeDeadlineSeconds, {spec.active_deadline_seconds}, is over",
             spec.active_deadline_seconds - active,
         )
-    if spec.stall_timeout_seconds is not None and work.last_step_at is not None:
+    last_step_at = work.last_step_at if attempt.stage == Stage.TRAIN else None
+    if spec.stall_timeout_seconds is not None and last_step_at is not None:
         yield Deadline(
             Reason.STALLED,
             f"No further optimizer step for stallTimeoutSeconds, {spec.stall_timeout_seconds}",
-            work.last_step_at + spec.stall_timeout_seconds - now,
+            last_step_at + spec.stall_timeout_seconds - now,
         )
 
 
