@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.base_models import store_model
+from tests.support.labelled import labelled_texts, task_plan
 from tests.support.preparation import (
     TEXTS,
     make_plan,
@@ -101,6 +103,31 @@ def test_the_prepared_data_is_the_same_byte_for_byte_whoever_read_it(folder, alo
     found = without_units(Path(together.paths.prepared))
     assert found == without_units(Path(single.paths.prepared))
     assert any("quarantine.jsonl" in name for name in found)
+
+
+def test_the_examples_of_a_task_are_the_same_too(tmp_path):
+    base = store_model(tmp_path / "model", "bert-tiny")
+    task = {"task": "SequenceClassification"}
+    records = [*labelled_texts(["no", "yes"]), {"text": "a label is missing"}]
+    plans = [
+        task_plan(
+            base,
+            tmp_path,
+            records,
+            task,
+            output=f"out-{num_shards}",
+            data__preparation={"shards": num_shards, "maximumInvalidFraction": 0.5},
+        )
+        for num_shards in (1, 2)
+    ]
+    for shard in range(2):
+        read(plans[1], shard)
+    made = unit_manifests(plans[1])
+    assert len(made) > 2
+    first, second = (run(plan) for plan in plans)
+    assert unit_manifests(plans[1]) == made
+    assert second.hash == first.hash
+    assert without_units(Path(plans[1].paths.prepared)) == without_units(Path(plans[0].paths.prepared))
 
 
 def test_each_unit_is_read_by_one_shard_and_preparation_reads_none_again(folder, tmp_path, monkeypatch):
