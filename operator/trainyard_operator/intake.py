@@ -47,6 +47,8 @@ class Intake:
 
     def run_event(self, kind: str | None, raw: Object) -> None:
         """A TrainingRun was added, changed or deleted; `kind` is None when it was listed."""
+        if kind != "DELETED" and self._store.has_run(raw["metadata"]):
+            return  # mostly what the operator wrote itself, whose answer was read already
         run = self._run(raw)
         if run is not None:
             self._queue_all(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from trainyard_api.status import TrainingRunStatus
 from trainyard_operator.keys import RunKey
@@ -51,6 +52,11 @@ class Store:
     def run(self, key: RunKey) -> ObservedRun | None:
         """A run; None when it is gone or not seen yet."""
         return self._runs.get(key)
+
+    def has_run(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether the version of a run that its metadata names, or a later one, is known."""
+        known = self._runs.get(RunKey(metadata["namespace"], metadata["name"], metadata["uid"]))
+        return known is not None and not _is_newer(metadata["resourceVersion"], known.resource_version)
 
     def run_by_name(self, namespace: str, name: str) -> ObservedRun | None:
         """The run that has a name now."""

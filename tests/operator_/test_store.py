@@ -7,8 +7,10 @@ import pytest
 from tests.support.operator_harness import NAMESPACE, run_document
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.status import TrainingRunStatus
+from trainyard_operator.intake import Intake
 from trainyard_operator.observe import observe_job, observe_pod, observe_run, version_number
 from trainyard_operator.store import Store
+from trainyard_operator.work_queue import WorkQueue
 
 POD = {
     "metadata": {
@@ -29,13 +31,18 @@ POD = {
 }
 
 
-def run_object(name="speeches", uid="run-1", version="10", upstream=""):
+def raw_run(name="speeches", uid="run-1", version="10"):
     document = run_document(name)
     document["metadata"] |= {
         "uid": uid,
         "resourceVersion": version,
         "creationTimestamp": "2027-01-15T08:00:00Z",
     }
+    return document
+
+
+def run_object(name="speeches", uid="run-1", version="10", upstream=""):
+    document = raw_run(name, uid, version)
     if upstream:
         document["spec"]["model"] = {"fromRun": {"name": upstream}}
     return observe_run(document)
@@ -55,6 +62,18 @@ def test_an_older_version_never_replaces_a_newer_one():
     assert store.put_run(run_object(version="10")) == set()
     assert store.put_run(run_object(version="11")) == set()
     assert store.run(newer.key) is newer
+
+
+def test_an_event_about_a_version_that_is_known_is_not_even_read(caplog):
+    store, queue = Store(), WorkQueue()
+    intake = Intake(store, queue, lambda: 0.0)
+    unreadable = {"status": {"attempts": "none"}}
+    store.put_run(run_object(version="11"))
+    for version in ("10", "11"):
+        intake.run_event("MODIFIED", raw_run(version=version) | unreadable)
+    assert (len(queue), caplog.messages) == (0, [])
+    intake.run_event("MODIFIED", raw_run(version="12") | unreadable)
+    assert "status.attempts" in caplog.text
 
 
 def test_versions_are_compared_as_numbers():
