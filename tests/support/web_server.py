@@ -21,6 +21,12 @@ class WebSite:
     """Anything else is all that it answers."""
     num_reads: int = 0
     """How many files were sent."""
+    serves_ranges: bool = False
+    """Whether it sends a part of a file when it is asked for that."""
+    tells_length: bool = True
+    """Whether it sends the length of files."""
+    encodings: set[str] = field(default_factory=set)
+    """The encodings of content that it was asked for."""
 
 
 @contextmanager
@@ -39,9 +45,19 @@ def web_server() -> Iterator[WebSite]:
         def _answer(self, *, with_body: bool) -> None:
             content = site.files.get(self.path)
             status = site.status if site.status != 200 or content is not None else 404
-            self.send_response(status)
             body = content if content is not None and status == 200 else b""
-            self.send_header("Content-Length", str(len(body)))
+            wanted = self.headers.get("Range") if site.serves_ranges and body else None
+            site.encodings.add(self.headers.get("Accept-Encoding", ""))
+            if wanted is not None:
+                first, last = wanted.removeprefix("bytes=").split("-")
+                place = slice(int(first), min(int(last) + 1, len(body)))
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {place.start}-{place.stop - 1}/{len(body)}")
+                body = body[place]
+            else:
+                self.send_response(status)
+            if site.tells_length:
+                self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/octet")
             for name, value in site.headers.items():
                 self.send_header(name, value)

@@ -6,13 +6,17 @@ import socket
 import fsspec
 import pytest
 
-from tests.support.preparation import TEXTS, make_plan, run, write_lines
+from tests.support.base_models import store_model
+from tests.support.preparation import TEXTS, make_plan, parquet_bytes, run, write_lines
 from tests.support.web_server import web_server
 from trainyard_api.errors import ConfigurationError, DataError, TransientError
-from trainyard_trainer.data import fetch_model, locations, sources
+from trainyard_api.spec import Source
+from trainyard_trainer.data import fetch_model, locations, sources, units
 from trainyard_trainer.data.existing_tokenizer import read_existing
 from trainyard_trainer.data.faults import Fault, fault_of
-from trainyard_trainer.data.locations import open_location, stored_identity
+from trainyard_trainer.data.locations import open_location, open_stream, stored_identity
+from trainyard_trainer.data.sources import InputFile
+from trainyard_trainer.data.units import divide
 
 OTHER_TEXTS = [text.replace("word", "Word", 1) for text in TEXTS]
 
@@ -89,6 +93,77 @@ def test_a_file_in_memory_that_was_written_again_is_another(tmp_path, monkeypatc
     store.rm("/remote-test", recursive=True)
 
 
+SERVERS = {
+    "ranges": {"serves_ranges": True},
+    "no ranges": {"serves_ranges": False},
+    "neither ranges nor lengths": {"serves_ranges": False, "tells_length": False},
+}
+
+
+@pytest.fixture(params=SERVERS)
+def plain_site(request, site):
+    for name, value in SERVERS[request.param].items():
+        setattr(site, name, value)
+    return site
+
+
+def test_any_server_gives_the_text_of_lines_and_of_parquet(plain_site, tmp_path):
+    plain_site.files["/texts.parquet"] = parquet_bytes(TEXTS)
+    source = {"uri": f"{plain_site.address}/texts.parquet", "format": "Parquet"}
+    plan = make_plan(tmp_path, source=source)
+    assert run(plan).sources[0].documents == len(TEXTS)
+    assert run(plan).steps[0].reused
+    lines_plan = make_plan(tmp_path, output="lines", source={"uri": f"{plain_site.address}/texts.jsonl"})
+    assert run(lines_plan).sources[0].documents == len(TEXTS)
+    assert plain_site.encodings == {"identity"}, "content compressed on the way has neither length nor ranges"
+
+
+def test_a_file_of_many_blocks_is_read_from_any_server_and_divided_where_it_serves_ranges(
+    plain_site, monkeypatch
+):
+    monkeypatch.setattr(units, "UNIT_BYTES", 3 << 20)
+    content = lines([f"{number} " * 500 for number in range(3000)])
+    assert len(content) > 6 << 20, "more than fsspec reads at once"
+    plain_site.files["/texts.jsonl"] = content
+    uri = f"{plain_site.address}/texts.jsonl"
+    source = Source(name="texts", uri=uri, format="JsonLines")
+    with open_stream(uri, len(content)) as stream:
+        assert stream.read(10) == content[:10]
+        assert stream.read() == content[10:]
+    parts = divide([InputFile(uri, len(content), "")], source)
+    assert len(parts) == (3 if plain_site.serves_ranges else 1)
+    plain_site.files["/texts.parquet"] = parquet_bytes(TEXTS)
+    file = InputFile(f"{plain_site.address}/texts.parquet", 4 << 20, "")
+    groups = divide([file], source.model_copy(update={"format": "Parquet"}))
+    assert sum(map(len, groups)) == (8 if plain_site.serves_ranges else 1)
+
+
+def test_a_tokenizer_and_a_model_come_from_a_server_without_lengths(site, tmp_path):
+    model = store_model(tmp_path / "model")
+    names = sorted(path.name for path in model.iterdir())
+    site.files |= {f"/model/{name}": (model / name).read_bytes() for name in names}
+    site.files["/model/"] = "".join(f'<a href="{name}">' for name in names).encode()
+    site.tells_length = False
+    remote = fetch_model.open_remote(f"{site.address}/model/")
+    assert remote.sizes == {name: (model / name).stat().st_size for name in names}
+    (tmp_path / "fetched").mkdir()
+    remote.fetch(names, tmp_path / "fetched", lambda _: None)
+    assert all((tmp_path / "fetched" / name).read_bytes() == (model / name).read_bytes() for name in names)
+    tokenizer, _ = read_existing(f"{site.address}/model/tokenizer.json", {})
+    assert tokenizer == (model / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_a_stream_that_ends_elsewhere_than_it_did_is_worth_a_retry(difference, site):
+    site.tells_length = False
+    size_bytes = len(lines()) + difference
+    with (
+        open_stream(f"{site.address}/texts.jsonl", size_bytes) as stream,
+        pytest.raises(TransientError, match=rf"sent \d+ bytes or more instead of {size_bytes}"),
+    ):
+        stream.read()
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_that_cannot_answer_now_is_worth_a_retry(status, site, tmp_path):
     site.status = status
@@ -125,7 +200,7 @@ def test_a_server_that_refuses_is_not_asked_again(status, told, site, tmp_path):
 def test_a_connection_that_ends_while_a_source_is_read_is_worth_a_retry(site, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "trainyard_trainer.data.units.open_stream",
-        lambda _: (_ for _ in ()).throw(ConnectionResetError(104, "reset")),
+        lambda *_: (_ for _ in ()).throw(ConnectionResetError(104, "reset")),
     )
     with pytest.raises(TransientError, match=r"texts.jsonl cannot be reached: .*reset"):
         run(source_plan(tmp_path, site.address))

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from trainyard_api.errors import DataError
 from trainyard_trainer.data.faults import Fault, fault_of, reading
-from trainyard_trainer.data.locations import open_location
+from trainyard_trainer.data.locations import open_file, open_location
 from trainyard_trainer.data.manifest import hash_of
 from trainyard_trainer.data.sources import resolve_mounts
 from trainyard_trainer.data.special_tokens import USUAL, Objective, Role, SpecialTokens
@@ -192,7 +192,7 @@ def _read_if_there(file_system: Any, path: str, maximum_bytes: int, where: str) 
 
 
 def _read_bounded(file_system: Any, path: str, maximum_bytes: int, where: str) -> bytes:
-    with file_system.open(path, "rb") as file:
+    with open_file(file_system, path) as file:
         content = bytes(file.read(maximum_bytes + 1))
     if len(content) > maximum_bytes:
         raise DataError(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from trainyard_api.errors import DataError, TransientError
 from trainyard_trainer.data.base_config import CONFIG, JSON_NAMES, MAXIMUM_JSON_BYTES, MAXIMUM_MODEL_BYTES
 from trainyard_trainer.data.faults import fault_error, reading
-from trainyard_trainer.data.locations import identity_hash, open_location
+from trainyard_trainer.data.locations import identity_hash, measured, open_file, open_location
 from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.steps import STORAGE_FULL
 
@@ -108,7 +108,8 @@ class StoredFolder:
             infos = {posixpath.basename(str(entry["name"])): entry for entry in entries}
             for name, entry in infos.items():
                 if name.endswith(_READ_ENDINGS) and entry.get("size") is None:
-                    infos[name] = file_system.info(entry["name"])
+                    info = file_system.info(entry["name"])
+                    infos[name] = measured(file_system, str(info["name"]), info, lambda _: None)
             paths = {name: str(info["name"]) for name, info in infos.items()}
             sizes = {name: int(info.get("size") or 0) for name, info in infos.items()}
             keys = [
@@ -129,7 +130,11 @@ class StoredFolder:
     def _blocks(self, name: str) -> Iterator[bytes]:
         """The bytes of a file; only what its store raises is told as an error of the store."""
         path = self.paths[name]
-        with reading(WHERE, path, "Store the model again"), self.file_system.open(path, "rb") as source:
+        size_bytes = self.sizes[name]
+        with (
+            reading(WHERE, path, "Store the model again"),
+            open_file(self.file_system, path, size_bytes) as source,
+        ):
             while block := source.read(COPY_BYTES):
                 yield block
 

@@ -9,11 +9,15 @@ import fsspec
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.uris import CHAIN, PROTOCOL_PACKAGES, protocol_of, protocol_remedy
 from trainyard_trainer.data.faults import reading
+from trainyard_trainer.data.web import is_web, open_web, web_options
 
 PROTOCOLS = tuple(PROTOCOL_PACKAGES)
+WEB_PROTOCOLS = frozenset({"http", "https"})
 READ_BYTES = 1 << 22
 
-_EXACT = ("ETag", "etag", "md5Hash", "blob_id")
+CONTENT_HASH = "sha256"
+"""What `measured` calls the hash of what it has read."""
+_EXACT = ("ETag", "etag", "md5Hash", "blob_id", CONTENT_HASH)
 """What stores call a value that no other content has: S3 and HTTP, Azure, GCS, the Hugging Face hub."""
 _DATED = (
     "ETag",
@@ -52,7 +56,8 @@ def open_location(uri: str, where: str) -> tuple[Any, str]:
     rest = uri.partition("://")[2] if "://" in uri else uri
     with reading(where, uri, "Correct the URI"):
         try:
-            file_system, path = fsspec.core.url_to_fs(f"{protocol}://{rest}")
+            options = web_options() if protocol in WEB_PROTOCOLS else {}
+            file_system, path = fsspec.core.url_to_fs(f"{protocol}://{rest}", **options)
         except ImportError as error:
             package = PROTOCOL_PACKAGES[protocol]
             raise ConfigurationError(
@@ -63,14 +68,50 @@ def open_location(uri: str, where: str) -> tuple[Any, str]:
     return file_system, str(path)
 
 
-def open_stream(uri: str) -> Any:
-    """A file as a seekable binary stream.
+def open_stream(uri: str, size_bytes: int | None = None) -> Any:
+    """A file as a binary stream; see `open_file`.
 
     Raises:
         as `open_location`; errors of the file system itself are for the caller.
     """
     file_system, path = open_location(uri, uri)
+    return open_file(file_system, path, size_bytes)
+
+
+def open_file(file_system: Any, path: str, size_bytes: int | None = None) -> Any:
+    """A file as a binary stream, seekable unless its web server only sends it as a whole.
+
+    Args:
+        file_system: fsspec's.
+        path: the file.
+        size_bytes: its size, where it is known.
+    """
+    if is_web(file_system):
+        return open_web(file_system, path, size_bytes)
     return file_system.open(path, "rb")
+
+
+def measured(
+    file_system: Any, path: str, info: Mapping[str, Any], advance: Callable[[int], None]
+) -> Mapping[str, Any]:
+    """What a file system says of a file, with its size; where a web server does not tell it, it is counted.
+
+    Args:
+        file_system: fsspec's.
+        path: the file.
+        info: what the file system says.
+        advance: told how many bytes were read; may raise to stop.
+    """
+    if info.get("size") is not None or not is_web(file_system):
+        return info
+    counted: list[int] = []
+
+    def count(num_bytes: int) -> None:
+        counted.append(num_bytes)
+        advance(num_bytes)
+
+    digest = content_hash(file_system, path, count)
+    return {**info, "size": sum(counted), CONTENT_HASH: digest}
 
 
 def stored_identity(info: Mapping[str, Any]) -> str | None:
@@ -106,7 +147,7 @@ def identity_hash(
 def content_hash(file_system: Any, path: str, advance: Callable[[int], None]) -> str:
     """SHA-256 of a file's bytes; `advance` is told of them and may raise to stop."""
     digest = hashlib.sha256()
-    with file_system.open(path, "rb") as file:
+    with open_file(file_system, path) as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
             advance(len(block))

@@ -254,7 +254,7 @@ class _Preparation:
         hashes = FileHashes(self.store.root, advance)
         sources = self.plan.spec.data.sources
         files = [
-            list_files(source, source_place(number), self.plan.mounts, hashes)
+            list_files(source, source_place(number), self.plan.mounts, hashes, advance)
             for number, source in enumerate(sources)
         ]
         with self.store.locked(HASH_CACHE):

@@ -36,10 +36,12 @@ def read_share(  # noqa: PLR0913, PLR0917 - the parts of a preparation
         as `prepare`.
     """
     sources = plan.spec.data.sources
-    cached = FileHashes(store.root, progress.start("list", None, "bytes"))
+    advance = progress.start("list", None, "bytes")
+    cached = FileHashes(store.root, advance)
     hashes = LaterHashes(cached)
     files = [
-        list_files(source, source_place(number), plan.mounts, hashes) for number, source in enumerate(sources)
+        list_files(source, source_place(number), plan.mounts, hashes, advance)
+        for number, source in enumerate(sources)
     ]
     units = [divide(found, source) for found, source in zip(files, sources, strict=True)]
     for number, own in enumerate(share_of(units, reader.num_shards, shard)):

@@ -10,8 +10,15 @@ from typing import Any
 from trainyard_api.errors import DataError
 from trainyard_api.spec import Source
 from trainyard_trainer.data.faults import Fault, fault_of, reading
-from trainyard_trainer.data.locations import content_hash, identity_hash, is_local, open_location
+from trainyard_trainer.data.locations import (
+    content_hash,
+    identity_hash,
+    is_local,
+    measured,
+    open_location,
+)
 from trainyard_trainer.data.manifest import SourceFile, hash_of
+from trainyard_trainer.data.web import is_web
 from trainyard_trainer.progress import write_text_atomically
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
@@ -70,6 +77,7 @@ def list_files(
     where: str,
     mounts: Mapping[str, str],
     hash_file: Callable[[Any, str, Mapping[str, Any]], str],
+    advance: Callable[[int], None],
 ) -> list[InputFile]:
     """The files of a source, by name.
 
@@ -78,6 +86,7 @@ def list_files(
         where: its place in the spec, such as spec.data.sources[0].
         mounts: see `resolve_mounts`.
         hash_file: content hash of (file system, path, info).
+        advance: told of bytes that are read to learn the size of a file; may raise to stop.
 
     Raises:
         DataError: nothing matches, too much does, or the place may not be read.
@@ -96,7 +105,8 @@ def list_files(
                 continue
             _check_file(path, info, field)
             full = file_system.unstrip_protocol(path)
-            files.append(InputFile(full, int(info["size"]), hash_file(file_system, path, info)))
+            sized = measured(file_system, path, info, advance)
+            files.append(InputFile(full, int(sized["size"]), hash_file(file_system, path, sized)))
     if not files:
         raise _nothing_matches(source.uri, uri, field)
     return files
@@ -179,7 +189,7 @@ class LaterHashes:
 
 def _matching(file_system: Any, pattern: str, field: str) -> dict[str, Mapping[str, Any]]:
     """What fits a path or glob, by path, with the file system's info of each."""
-    magic = "*[" if _is_web(file_system) else "*?["
+    magic = "*[" if is_web(file_system) else "*?["
     try:
         if any(character in pattern for character in magic):
             found = dict(file_system.glob(pattern, detail=True))
@@ -195,34 +205,20 @@ def _matching(file_system: Any, pattern: str, field: str) -> dict[str, Mapping[s
             f"{pattern} matches {len(found)} files, more than {MAXIMUM_FILES}",
             "Join them into fewer and larger files, such as JSON Lines of some 100 MB",
         )
-    needs_info = _is_local(file_system) or _is_web(file_system)
+    # Pages tell neither sizes nor changes of what they link to.
+    needs_info = _is_local(file_system) or is_web(file_system)
     return {str(path): file_system.info(path) if needs_info else info for path, info in found.items()}
 
 
 def _check_file(path: str, info: Mapping[str, Any], field: str) -> None:
-    """Refuse what is no file, and one whose size nobody tells."""
+    """Refuse what is no file."""
     if info.get("type") != "file":
         raise DataError(field, f"{path} is not a regular file", "Name regular files only")
-    if info.get("size") is None:
-        raise DataError(
-            field,
-            f"the server does not tell the size of {path}",
-            "Use a server that sends Content-Length, or copy the file to other storage",
-        )
 
 
 def _is_local(file_system: Any) -> bool:
-    return bool(_protocols(file_system) & set(LOCAL_PROTOCOLS))
-
-
-def _is_web(file_system: Any) -> bool:
-    """Whether it lists pages, which tell neither sizes nor changes of what they link to."""
-    return "https" in _protocols(file_system)
-
-
-def _protocols(file_system: Any) -> set[str]:
     protocol = file_system.protocol
-    return {protocol} if isinstance(protocol, str) else set(protocol)
+    return bool(({protocol} if isinstance(protocol, str) else set(protocol)) & set(LOCAL_PROTOCOLS))
 
 
 def _nothing_matches(uri: str, resolved: str, where: str) -> DataError:

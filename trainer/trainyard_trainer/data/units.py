@@ -122,7 +122,7 @@ def read_part_objects(
 
 def _open_part(part: FilePart, advance: Advance, stack: ExitStack) -> IO[bytes]:
     """The plain bytes of a part, from the first line that begins in it."""
-    raw = stack.enter_context(open_stream(part.uri))
+    raw = stack.enter_context(open_stream(part.uri, part.size_bytes))
     counted = cast("IO[bytes]", io.BufferedReader(CountingReader(raw, advance), BUFFER_BYTES))
     stream = decompressed(counted, part.compression, part.uri)
     if part.start:
@@ -132,7 +132,7 @@ def _open_part(part: FilePart, advance: Advance, stack: ExitStack) -> IO[bytes]:
 
 def _open_row_groups(part: FilePart, stack: ExitStack) -> tuple[ParquetTable, range]:
     """A Parquet file, and the row groups of a part."""
-    raw = stack.enter_context(open_stream(part.uri))
+    raw = stack.enter_context(open_stream(part.uri, part.size_bytes))
     table = open_parquet(seekable(raw, part.compression, part.size_bytes, part.uri, stack), part.uri)
     return table, range(part.start, table.num_row_groups if part.end is None else part.end)
 
@@ -142,8 +142,9 @@ def _parts(file: InputFile, source: Source) -> list[FilePart]:
     if file.compression is not None or file.size_bytes <= UNIT_BYTES:
         return whole
     if source.format == "Parquet":
-        return _row_group_parts(file)
-    if source.format == "JsonLines" or (source.format == "Text" and source.document_boundary == "Line"):
+        return _row_group_parts(file) or whole
+    is_lines = source.format == "Text" and source.document_boundary == "Line"
+    if (source.format == "JsonLines" or is_lines) and _is_seekable(file):
         return [
             FilePart(file.uri, None, start, min(start + UNIT_BYTES, file.size_bytes), UNIT_BYTES)
             for start in range(0, file.size_bytes, UNIT_BYTES)
@@ -151,8 +152,17 @@ def _parts(file: InputFile, source: Source) -> list[FilePart]:
     return whole
 
 
+def _is_seekable(file: InputFile) -> bool:
+    """Whether parts of a file can be read without what lies before them."""
+    with file_errors(file.uri), open_stream(file.uri, file.size_bytes) as raw:
+        return bool(raw.seekable())
+
+
 def _row_group_parts(file: InputFile) -> list[FilePart]:
-    with file_errors(file.uri), open_stream(file.uri) as raw:
+    """A part for each row group; none where the file can only be read as a whole."""
+    with file_errors(file.uri), open_stream(file.uri, file.size_bytes) as raw:
+        if not raw.seekable():
+            return []
         sizes = row_group_sizes(open_parquet(raw, file.uri))
     share = file.size_bytes / max(1, sum(sizes))
     return [
