@@ -255,6 +255,7 @@ class File(StrEnum):
     STATUS = "status.json"
     PROGRESS = "progress.json"
     HISTORY = "history.jsonl"
+    WORK = "work.json"
     EVENTS = "events.jsonl"
     DATA = "data.json"
     START = "start.json"

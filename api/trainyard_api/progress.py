@@ -21,6 +21,19 @@ class WorkSeconds(ApiModel):
     """Seconds of steps that had to be done again."""
 
 
+class WorkRecord(ApiModel):
+    """What the beginning of the history adds up to, so that a start need not read it again."""
+
+    history_bytes: int = Field(ge=0)
+    """How much of `history.jsonl` is added up."""
+    newest_step: int = Field(ge=0)
+    """The largest step in it."""
+    productive: float
+    """See WorkSeconds."""
+    recompute: float
+    """See WorkSeconds."""
+
+
 class ProgressReport(ApiModel):
     """The newest state of the training processes."""
 

@@ -108,3 +108,32 @@ def test_ranks_other_than_the_first_write_nothing(tmp_path, clock, monkeypatch):
     recorder.evaluated(state(1, evaluation_loss=1.5), total_steps=2)
     recorder.checkpoint_committed(tmp_path / "step", state(1), 0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_reads_only_the_history_after_the_newest_checkpoint(tmp_path, clock):
+    recorder = Recorder(tmp_path, 0, clock)
+    for step in range(1, 11):
+        recorder.step_done(state(step), figures(step_seconds=2.0), total_steps=100)
+    recorder.checkpoint_committed(tmp_path / "checkpoint", state(10), 0.1)
+    history = tmp_path / "history.jsonl"
+    summed_up = history.stat().st_size
+    recorder.step_done(state(11), figures(step_seconds=3.0), total_steps=100)
+    whole = history.read_bytes()
+    history.write_bytes(b"#" * (summed_up - 1) + whole[summed_up - 1 :])
+    again = Recorder(tmp_path, 1, clock)
+    again.step_done(state(11), figures(step_seconds=5.0), total_steps=100)
+    again.report(state(11), 100)
+    work = read_progress(tmp_path).work
+    assert (work.productive, work.recompute) == (23.0, 5.0)
+
+
+def test_a_history_shorter_than_what_was_added_up_is_read_from_its_beginning(tmp_path, clock):
+    recorder = Recorder(tmp_path, 0, clock)
+    recorder.step_done(state(1), figures(step_seconds=2.0), total_steps=100)
+    first = (tmp_path / "history.jsonl").read_bytes()
+    recorder.step_done(state(2), figures(step_seconds=2.0), total_steps=100)
+    recorder.checkpoint_committed(tmp_path / "checkpoint", state(2), 0.1)
+    (tmp_path / "history.jsonl").write_bytes(first)
+    again = Recorder(tmp_path, 1, clock)
+    again.report(state(1), 100)
+    assert read_progress(tmp_path).work.productive == 2.0

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from trainyard_api.names import Stage
 from trainyard_api.policy.starting import Start, lost_in_start
-from trainyard_api.progress import EventRecord, HistoryRecord, WorkSeconds
+from trainyard_api.progress import EventRecord, HistoryRecord, WorkRecord, WorkSeconds
 from trainyard_api.status import Accounting, LostSeconds
 
 STARTUP = "Startup"
@@ -22,12 +22,13 @@ class WorkLedger:
 
     Args:
         history_lines: what was written so far, repeated steps included.
+        start: what the lines before those add up to, if there are any.
     """
 
-    def __init__(self, history_lines: Iterable[HistoryRecord] = ()) -> None:
-        self._newest_step = 0
-        self._productive = 0.0
-        self._recompute = 0.0
+    def __init__(self, history_lines: Iterable[HistoryRecord] = (), start: WorkRecord | None = None) -> None:
+        self._newest_step = start.newest_step if start is not None else 0
+        self._productive = start.productive if start is not None else 0.0
+        self._recompute = start.recompute if start is not None else 0.0
         for record in history_lines:
             self.add(record)
 
@@ -40,6 +41,15 @@ class WorkLedger:
             self._productive += record.step_seconds
         else:
             self._recompute += record.step_seconds
+
+    def record(self, history_bytes: int) -> WorkRecord:
+        """The sums over so much of the history."""
+        return WorkRecord(
+            history_bytes=history_bytes,
+            newest_step=self._newest_step,
+            productive=self._productive,
+            recompute=self._recompute,
+        )
 
     @property
     def work(self) -> WorkSeconds:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from trainyard_api.model import ApiModel
 from trainyard_api.names import File
-from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
+from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport, WorkRecord
 
 TEMPORARY_ENDING = ".tmp"
 
@@ -69,11 +69,12 @@ def append_record(path: Path, record: ApiModel) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def _read_records(path: Path, record_type: type[RecordType]) -> Iterator[RecordType]:
-    """The whole records of a JSON-lines file; a line cut off by a crash is passed over."""
+def _read_records(path: Path, record_type: type[RecordType], start: int = 0) -> Iterator[RecordType]:
+    """The whole records of a JSON-lines file from a byte on; a line cut off by a crash is passed over."""
     if not path.exists():
         return
     with path.open("rb") as file:
+        file.seek(start)
         for line in file:
             try:
                 yield record_type.model_validate_json(line)
@@ -99,9 +100,18 @@ def read_history(run_folder: Path) -> list[HistoryRecord]:
     return [newest[key] for key in sorted(newest)]
 
 
-def read_history_lines(run_folder: Path) -> Iterator[HistoryRecord]:
-    """Every record in the order it was written, steps that were done again included."""
-    return _read_records(run_folder / File.HISTORY, HistoryRecord)
+def read_history_lines(run_folder: Path, start: int = 0) -> Iterator[HistoryRecord]:
+    """Every record from a byte on in the order it was written, steps that were done again included."""
+    return _read_records(run_folder / File.HISTORY, HistoryRecord, start)
+
+
+def read_work(run_folder: Path) -> WorkRecord | None:
+    """What the beginning of the history adds up to; None where nothing, or another history, was added up."""
+    path, history = run_folder / File.WORK, run_folder / File.HISTORY
+    if not path.exists() or not history.exists():
+        return None
+    record = WorkRecord.model_validate_json(path.read_bytes())
+    return record if record.history_bytes <= history.stat().st_size else None
 
 
 def read_events(run_folder: Path) -> list[EventRecord]:

@@ -10,7 +10,13 @@ from trainyard_api.progress import EventRecord, HistoryRecord, ProgressReport
 from trainyard_api.status import CheckpointStatus, Progress
 from trainyard_trainer.accounting import WorkLedger
 from trainyard_trainer.checkpoint import CommittedCheckpoint, TrainState
-from trainyard_trainer.progress import append_record, read_history_lines, timestamp, write_json_atomically
+from trainyard_trainer.progress import (
+    append_record,
+    read_history_lines,
+    read_work,
+    timestamp,
+    write_json_atomically,
+)
 from trainyard_trainer.progress_push import ProgressSink, publish
 from trainyard_trainer.training_record import StartRecord
 
@@ -65,7 +71,7 @@ class Recorder:
         self._checkpoint: CheckpointStatus | None = None
         self._recent: deque[StepFigures] = deque(maxlen=RATE_WINDOW_STEPS)
         self._last_report_time = float("-inf")
-        self._ledger = WorkLedger(read_history_lines(run_folder) if run_folder is not None else ())
+        self._ledger = resumed_ledger(run_folder) if run_folder is not None else WorkLedger()
 
     def step_done(self, state: TrainState, figures: StepFigures, total_steps: int) -> None:
         """Tell of an optimizer step; the progress report follows at most once a second."""
@@ -105,6 +111,7 @@ class Recorder:
             step=state.step, uri=path.as_uri(), committed_at=timestamp(self._clock())
         )
         self.event("CheckpointCommitted", f"step {state.step}", seconds=seconds, step=state.step)
+        self._keep_work()
         if self._last_report is not None:
             self._tell(self._last_report.model_copy(update={"checkpoint": self._checkpoint}), urgent=True)
 
@@ -188,7 +195,19 @@ class Recorder:
             updated_at=timestamp(self._clock()),
         )
 
+    def _keep_work(self) -> None:
+        """Keep the sums, so that the next start reads only what comes after them."""
+        if self._folder is not None and (history := self._folder / File.HISTORY).exists():
+            record = self._ledger.record(history.stat().st_size)
+            write_json_atomically(self._folder / File.WORK, record)
+
     def _append_history(self, record: HistoryRecord) -> None:
         if self._folder is not None:
             append_record(self._folder / File.HISTORY, record)
             self._ledger.add(record)
+
+
+def resumed_ledger(run_folder: Path) -> WorkLedger:
+    """The sums over the history of a run; only what came after the newest checkpoint is read for them."""
+    start = read_work(run_folder)
+    return WorkLedger(read_history_lines(run_folder, start.history_bytes if start is not None else 0), start)
