@@ -6,6 +6,7 @@ The samples share a storage, so that one that starts from the model of another f
 import gzip
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ import yaml
 
 from tests.support.corpus import brown_folder, spam_assassin_folder
 from tests.support.published_models import minilm_folder, smollm2_folder
+from tests.support.readme import blocks, lines_of, section
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -117,3 +119,28 @@ def test_a_sample_runs_to_its_model_and_report(sample, small_corpus, storage):
     assert status["progress"]["evaluationLoss"] > 0
     assert (run_folder / "model" / "model.safetensors").is_file()
     assert (run_folder / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_predictions_of_the_readme_are_made_as_written(small_corpus, storage, tmp_path):
+    [block] = blocks("sh", section("Fine-tune"))
+    run_line, predict_line = (shlex.split(line) for line in lines_of(block))
+    sample = ROOT / run_line[2]
+    assert run_line[:2] == ["trainyard", "run"]
+    if not (storage / sample.stem / "report.html").is_file():
+        run_sample(sample, small_corpus, storage)
+    (tmp_path / "runs").symlink_to(storage)
+    mails = ["Dear friend, you have won a million dollars", "The meeting is moved to Friday"]
+    (tmp_path / "mails.jsonl").write_text("".join(json.dumps({"text": mail}) + "\n" for mail in mails))
+    done = subprocess.run(
+        [sys.executable, "-m", "trainyard_trainer", *predict_line[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    assert len(labels) == len(mails)
+    assert all(label["scores"].keys() == {"ham", "spam"} for label in labels)
