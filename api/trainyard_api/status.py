@@ -137,11 +137,9 @@ class Attempt(ApiModel):
     pods_scheduled_at: Timestamp | None = None
     """When all pods of its stage had nodes."""
     pods_running_at: Timestamp | None = None
-    """When all pods of its stage were running."""
+    """When all pods of its stage were running: from then on it is active."""
     first_step_at: Timestamp | None = None
     """When the operator first heard of an optimizer step of it. Not used on a laptop."""
-    running_since: Timestamp | None = None
-    """When its first stage was running: from then on it is active."""
     exit_code: int | None = None
     """0, or the exit code of the process that failed first."""
     outcome: Literal["Running", "Succeeded", "Failed", "Preempted"] = "Running"
@@ -171,9 +169,9 @@ class Accounting(ApiModel):
     """Where the time went."""
 
     active_seconds: float = 0.0
-    """Seconds in which there were processes, over the attempts that have ended."""
+    """Seconds in which there were processes, over the stages (on a laptop the attempts) that have ended."""
     accelerator_seconds: float = 0.0
-    """Accelerators held times seconds held."""
+    """Accelerators held times seconds held, over the stages that have ended; only Train holds any."""
     productive_seconds: float = 0.0
     """Seconds of optimizer steps that lasted."""
     lost_seconds: LostSeconds = LostSeconds()

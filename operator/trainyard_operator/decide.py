@@ -157,7 +157,7 @@ def _advance(facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang) -> 
         _close(run, draft, "Preempted", ExitCode.PREEMPTED, None)
         draft.condition(ConditionType.RUNNING, "False", Reason.STAGE_FINISHED, f"{gang.stage} is done")
         return Decision(draft, wake_after=0.0)
-    draft.enter_stage(following)
+    draft.enter_stage(following, run.spec.workers.accelerator.count)
     if facts.problems:
         begun = draft.status.attempts[-1]
         return _look_on(run, draft, gang_of(begun, facts.pods, facts.jobs), (), [RECHECK_SECONDS])

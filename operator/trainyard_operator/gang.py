@@ -117,7 +117,6 @@ def tell_gang(draft: StatusDraft, gang: Gang, queue: str) -> None:
         noted["pods_scheduled_at"] = draft.timestamp
     if is_running and attempt.pods_running_at is None:
         noted["pods_running_at"] = draft.timestamp
-        noted["running_since"] = attempt.running_since or draft.timestamp
     if noted:
         draft.change_attempt(**noted)
 

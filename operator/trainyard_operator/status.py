@@ -10,7 +10,7 @@ from typing import Any
 
 from trainyard_api.names import ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import ConditionStatus, derive_phase, find_condition, set_condition
-from trainyard_api.policy.ledger import add_attempt, add_stage
+from trainyard_api.policy.ledger import add_stage
 from trainyard_api.redact import redact
 from trainyard_api.status import Attempt, Failure, Progress, TrainingRunStatus
 from trainyard_api.timestamps import format_timestamp
@@ -72,11 +72,6 @@ class StatusDraft:
         """The attempt that has not ended."""
         attempts = self._status.attempts
         return attempts[-1] if attempts and attempts[-1].finished_at is None else None
-
-    @property
-    def _before(self) -> Attempt | None:
-        """The attempt before the open one."""
-        return self._status.attempts[-2] if len(self._status.attempts) > 1 else None
 
     @property
     def next_number(self) -> int:
@@ -142,9 +137,9 @@ class StatusDraft:
         *ended, attempt = self._status.attempts
         self.update(attempts=[*ended, attempt.model_copy(update=fields)])
 
-    def enter_stage(self, stage: Stage) -> None:
+    def enter_stage(self, stage: Stage, accelerators_per_node: int) -> None:
         """The open attempt goes on to another stage."""
-        self.update(accounting=add_stage(self._status.accounting, self._status.attempts[-1], self._before))
+        self._account(accelerators_per_node)
         self.change_attempt(
             stage=stage.value,
             stage_started_at=self.timestamp,
@@ -161,8 +156,17 @@ class StatusDraft:
             cleared = {"message": redact(failure.message), "log_tail": redact(failure.log_tail)}
             failure = failure.model_copy(update=cleared)
         self.change_attempt(finished_at=self.timestamp, outcome=outcome, exit_code=exit_code, failure=failure)
-        account = add_attempt(
-            self._status.accounting, self._status.attempts[-1], self._before, accelerators_per_node
+        self._account(accelerators_per_node)
+
+    def _account(self, accelerators_per_node: int) -> None:
+        """Account for the stage that ends now."""
+        attempts = self._status.attempts
+        account = add_stage(
+            self._status.accounting,
+            attempts[-1],
+            attempts[-2] if len(attempts) > 1 else None,
+            ended_at=self.timestamp,
+            accelerators_per_node=accelerators_per_node,
         )
         self.update(accounting=account)
 

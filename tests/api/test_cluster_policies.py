@@ -3,12 +3,12 @@
 import pytest
 
 from trainyard_api.names import Reason, Stage
-from trainyard_api.policy.ledger import add_attempt, add_stage, add_stall, with_work
+from trainyard_api.policy.ledger import add_stage, add_stall, with_work
 from trainyard_api.policy.restart import EndedAttempt, count_faults, faults_since_checkpoint
 from trainyard_api.policy.stages import first_stage, following_stage
 from trainyard_api.policy.starting import Loss, Start, lost_in_start
 from trainyard_api.policy.upstream import Upstream, obstacle
-from trainyard_api.policy.waiting import Work, active_seconds_of, deadlines
+from trainyard_api.policy.waiting import Work, deadlines
 from trainyard_api.progress import WorkSeconds
 from trainyard_api.status import Accounting, Attempt, Condition, Failure, TrainingRunStatus
 from trainyard_api.timestamps import format_timestamp
@@ -79,9 +79,9 @@ def test_the_start_up_deadline_counts_until_the_first_sign_of_work(tried, work, 
     ("tried", "before", "expected"),
     [
         (attempt(), 0.0, {}),
-        (attempt(running_since=20), 0.0, {Reason.DEADLINE_EXCEEDED: 70.0}),
-        (attempt(running_since=20), 60.0, {Reason.DEADLINE_EXCEEDED: 10.0}),
-        (attempt(running_since=20), 90.0, {Reason.DEADLINE_EXCEEDED: -20.0}),
+        (attempt(pods_running_at=20), 0.0, {Reason.DEADLINE_EXCEEDED: 70.0}),
+        (attempt(pods_running_at=20), 60.0, {Reason.DEADLINE_EXCEEDED: 10.0}),
+        (attempt(pods_running_at=20), 90.0, {Reason.DEADLINE_EXCEEDED: -20.0}),
     ],
 )
 def test_the_active_deadline_counts_work_of_all_attempts(tried, before, expected):
@@ -100,12 +100,8 @@ def test_a_stage_after_training_makes_no_steps_and_does_not_stall():
 
 def test_the_deadline_that_is_over_first_comes_first():
     limits = {"active_deadline_seconds": 100, "stall_timeout_seconds": 30}
-    found = deadlines(spec(**limits), attempt(running_since=0), Work(0.0, START + 10.0), START + 50)
+    found = deadlines(spec(**limits), attempt(pods_running_at=0), Work(0.0, START + 10.0), START + 50)
     assert [deadline.reason for deadline in found] == [Reason.STALLED, Reason.DEADLINE_EXCEEDED]
-
-
-def test_a_clock_that_was_set_back_gives_no_negative_time():
-    assert active_seconds_of(attempt(running_since=50, finished_at=20), START) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -236,28 +232,48 @@ def test_a_start_is_lost_up_to_the_first_sign_of_work(start, startup, restart):
     assert lost_in_start(start) == Loss(startup=startup, restart=restart)
 
 
+def ended_stage(tried, before=None, so_far=None, ended_at=300, accelerators=0):
+    return add_stage(
+        so_far or Accounting(), tried, before, ended_at=at(ended_at), accelerators_per_node=accelerators
+    )
+
+
 def test_the_ledger_adds_waiting_and_work():
     ended = attempt(
         nodes=2,
         pods_scheduled_at=30,
         pods_running_at=50,
         first_step_at=60,
-        running_since=50,
         finished_at=150,
         outcome="Failed",
     )
-    account = add_attempt(Accounting(), ended, None, accelerators_per_node=8)
+    account = ended_stage(ended, ended_at=150, accelerators=8)
     assert account.active_seconds == 100
-    assert account.accelerator_seconds == 1_600
+    assert account.accelerator_seconds == 120 * 2 * 8
     assert account.lost_seconds.queue == 30
     assert account.lost_seconds.startup == 30
     again = attempt(
         number=1, stage_started_at=155, pods_scheduled_at=165, pods_running_at=190, first_step_at=200
     )
-    second = add_stage(account, again, ended)
+    second = ended_stage(again, ended, account)
     assert second.lost_seconds.queue == 40
     assert second.lost_seconds.restart == 40
     assert second.lost_seconds.startup == 30
+
+
+@pytest.mark.parametrize(("stage", "held"), [("Prepare", 0), ("Train", 2 * 8 * 90), ("Export", 0)])
+def test_what_lies_between_stages_is_no_work_and_only_training_holds_accelerators(stage, held):
+    waited_long = attempt(
+        stage=stage, nodes=2, stage_started_at=1_000, pods_scheduled_at=9_000, pods_running_at=9_010
+    )
+    account = ended_stage(waited_long, so_far=Accounting(active_seconds=50), ended_at=9_090, accelerators=8)
+    assert (account.active_seconds, account.accelerator_seconds) == (50 + 80, held)
+    assert account.lost_seconds.queue == 8_000
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_time():
+    account = ended_stage(attempt(pods_scheduled_at=40, pods_running_at=50), ended_at=20, accelerators=8)
+    assert (account.active_seconds, account.accelerator_seconds) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +300,7 @@ def test_a_way_back_leads_to_the_stage_that_failed(stage, before, outcome, start
         first_step_at=127,
     )
     last = None if before is None else attempt(outcome=before[0], stage=before[1], finished_at=82)
-    lost = add_stage(Accounting(), begun, last).lost_seconds
+    lost = ended_stage(begun, last).lost_seconds
     assert (lost.startup, lost.restart) == (startup, restart)
 
 
@@ -293,7 +309,7 @@ def test_a_way_back_leads_to_the_stage_that_failed(stage, before, outcome, start
 )
 def test_training_that_told_of_no_step_made_none_unless_it_ended_well(outcome, startup):
     ended = attempt(pods_scheduled_at=30, pods_running_at=50, finished_at=150, outcome=outcome)
-    assert add_stage(Accounting(), ended, None).lost_seconds.startup == startup
+    assert ended_stage(ended).lost_seconds.startup == startup
 
 
 @pytest.mark.parametrize(
@@ -312,7 +328,7 @@ def test_the_ledger_counts_waiting_that_only_the_end_of_an_attempt_ended(
 ):
     failure = None if reason is None else Failure(exit_code=1, reason=reason.value, message="")
     ended = attempt(finished_at=80, outcome=outcome, failure=failure, pods_scheduled_at=scheduled_at)
-    lost = add_attempt(Accounting(), ended, None, accelerators_per_node=0).lost_seconds
+    lost = ended_stage(ended).lost_seconds
     assert (lost.queue, lost.startup) == (queue, startup)
 
 

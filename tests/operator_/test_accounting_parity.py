@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from trainyard_api.policy.ledger import add_attempt, add_stage
+from trainyard_api.policy.ledger import add_stage
 from trainyard_api.progress import EventRecord
 from trainyard_api.status import Accounting, Attempt
 from trainyard_api.timestamps import format_timestamp
@@ -70,11 +70,11 @@ def on_a_cluster(history):
                 pods_running_at=at(stage.begun),
                 first_step_at=at(stage.first_step),
             )
-            if stage is not stages[-1]:
-                total = add_stage(total, attempt, before)
-        outcome = "Succeeded" if stage.outcome == "Finished" else stage.outcome
-        ended = attempt.model_copy(update={"finished_at": at(stage.ended), "outcome": outcome})
-        total, before = add_attempt(total, ended, before, accelerators_per_node=0), ended
+            if stage is stages[-1]:
+                outcome = "Succeeded" if stage.outcome == "Finished" else stage.outcome
+                attempt = attempt.model_copy(update={"finished_at": at(stage.ended), "outcome": outcome})
+            total = add_stage(total, attempt, before, ended_at=at(stage.ended), accelerators_per_node=0)
+        before = attempt
     return total.lost_seconds
 
 

@@ -5,6 +5,8 @@ import pytest
 from tests.support.fake_nodes import Life, ordinary_life, place_of
 from tests.support.operator_harness import crash_at, play, run_document
 
+ACCELERATOR = {"resourceName": "nvidia.com/gpu", "count": 1}
+
 
 def train_life(**life):
     def chosen(pod):
@@ -56,6 +58,18 @@ def test_waiting_for_nodes_is_not_active_time():
         return Life(unschedulable="no room")
 
     play(scenario, life_of=life)
+
+
+def test_waiting_for_nodes_between_two_stages_is_not_active_time():
+    async def scenario(world):
+        world.create(run_document(activeDeadlineSeconds=60, workers={"accelerator": ACCELERATOR}))
+        await world.after(1_000)
+        assert world.condition("PodsScheduled")[1] == "Unschedulable"
+        assert world.status().phase == "Pending"
+        account = world.status().accounting
+        assert (account.active_seconds, account.accelerator_seconds) == (pytest.approx(20, abs=1), 0)
+
+    play(scenario, life_of=train_life(unschedulable="no room"))
 
 
 def test_a_queue_that_takes_too_long_ends_the_run():

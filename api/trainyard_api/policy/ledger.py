@@ -2,19 +2,29 @@
 
 from trainyard_api.names import Reason, Stage
 from trainyard_api.policy.starting import Start, lost_in_start
-from trainyard_api.policy.waiting import active_seconds_of
 from trainyard_api.progress import WorkSeconds
 from trainyard_api.status import Accounting, Attempt, Timestamp
 from trainyard_api.timestamps import parse_timestamp
 
 
-def add_stage(accounting: Accounting, attempt: Attempt, before: Attempt | None) -> Accounting:
-    """The account with the waiting and the start of a stage that has ended.
+def add_stage(
+    accounting: Accounting,
+    attempt: Attempt,
+    before: Attempt | None,
+    *,
+    ended_at: Timestamp,
+    accelerators_per_node: int,
+) -> Accounting:
+    """The account with a stage that has ended: its waiting, its start, its work, and what it held.
+
+    What lies between two stages, such as waiting for a queue, is no work. Only training has accelerators.
 
     Args:
         accounting: the account so far.
         attempt: the attempt while it is still in that stage, or with its end.
         before: the attempt before it; None for the first.
+        ended_at: when the stage ended.
+        accelerators_per_node: devices of each worker pod.
     """
     waited_until = attempt.finished_at if _ended_waiting(attempt) else None
     queue = _seconds(attempt.stage_started_at, attempt.pods_scheduled_at or waited_until)
@@ -27,26 +37,13 @@ def add_stage(accounting: Accounting, attempt: Attempt, before: Attempt | None) 
             "restart": lost.restart + loss.restart,
         }
     )
-    return accounting.model_copy(update={"lost_seconds": waiting})
-
-
-def add_attempt(
-    accounting: Accounting, attempt: Attempt, before: Attempt | None, accelerators_per_node: int
-) -> Accounting:
-    """The account with the work of an attempt that has ended, and the waiting and start of its last stage.
-
-    Args:
-        accounting: the account so far.
-        attempt: the attempt, with its end.
-        before: the attempt before it; None for the first.
-        accelerators_per_node: devices of each worker pod.
-    """
-    active = active_seconds_of(attempt, parse_timestamp(attempt.finished_at or attempt.started_at))
-    devices = (attempt.nodes or 1) * accelerators_per_node
-    return add_stage(accounting, attempt, before).model_copy(
+    devices = (attempt.nodes or 1) * accelerators_per_node if attempt.stage == Stage.TRAIN else 0
+    held = devices * _seconds(attempt.pods_scheduled_at, ended_at)
+    return accounting.model_copy(
         update={
-            "active_seconds": accounting.active_seconds + active,
-            "accelerator_seconds": accounting.accelerator_seconds + active * devices,
+            "active_seconds": accounting.active_seconds + _seconds(attempt.pods_running_at, ended_at),
+            "accelerator_seconds": accounting.accelerator_seconds + held,
+            "lost_seconds": waiting,
         }
     )
 

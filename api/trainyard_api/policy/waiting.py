@@ -26,7 +26,7 @@ class Work:
     """What is known of an attempt's work."""
 
     active_before: float
-    """Seconds of work of the attempts before it."""
+    """Seconds of work of the stages and attempts before the stage that it is in."""
     last_step_at: float | None
     """Unix time at which it last told of a further optimizer step; None before the first."""
 
@@ -41,14 +41,6 @@ def deadlines(spec: TrainingRunSpec, attempt: Attempt, work: Work, now: float) -
         now: Unix time, in seconds.
     """
     return sorted(_deadlines(spec, attempt, work, now), key=lambda deadline: deadline.seconds_left)
-
-
-def active_seconds_of(attempt: Attempt, now: float) -> float:
-    """Seconds in which an attempt had processes, up to now or to its end."""
-    if attempt.running_since is None:
-        return 0.0
-    end = now if attempt.finished_at is None else parse_timestamp(attempt.finished_at)
-    return max(0.0, end - parse_timestamp(attempt.running_since))
 
 
 def _deadlines(spec: TrainingRunSpec, attempt: Attempt, work: Work, now: float) -> Iterator[Deadline]:
@@ -67,8 +59,8 @@ def _deadlines(spec: TrainingRunSpec, attempt: Attempt, work: Work, now: float) 
             "after the pods had nodes",
             _left(spec.startup_deadline_seconds, attempt.pods_scheduled_at, now),
         )
-    if spec.active_deadline_seconds is not None and attempt.running_since is not None:
-        active = work.active_before + active_seconds_of(attempt, now)
+    if spec.active_deadline_seconds is not None and attempt.pods_running_at is not None:
+        active = work.active_before + max(0.0, now - parse_timestamp(attempt.pods_running_at))
         yield Deadline(
             Reason.DEADLINE_EXCEEDED,
             f"activeDeadlineSeconds, {spec.active_deadline_seconds}, is over",
