@@ -40,6 +40,27 @@ def position_problems(run: TrainingRun) -> Iterable[Problem]:
         )
 
 
+def student_layer_problems(run: TrainingRun) -> Iterable[Problem]:
+    """Layers that are compared with the teacher's, and that the architecture does not have."""
+    distillation, architecture = run.spec.distillation, run.spec.model.architecture
+    if distillation is None or architecture is None or any(model_problems(run)):
+        return
+    resolved = resolve_architecture(architecture, served_objective(run.spec))
+    num_layers = int(resolved.value("num_hidden_layers"))
+    override = resolved.preset.family.named("num_hidden_layers")
+    named = {f"layerMap[{index}].student": pair.student for index, pair in enumerate(distillation.layer_map)}
+    relations = distillation.losses.relations
+    if relations is not None and relations.student_layer is not None:
+        named["losses.relations.studentLayer"] = relations.student_layer
+    for place, layer in named.items():
+        if layer > num_layers:
+            yield Problem(
+                f"spec.distillation.{place}",
+                f"there is no layer {layer}; {architecture.preset} has {num_layers} here",
+                f"Name a layer from 1 to {num_layers}, or set {OVERRIDES_PATH}.{override}",
+            )
+
+
 MODEL_RULES = (
     Rule(
         fields=_ARCHITECTURE_FIELDS,
@@ -52,6 +73,12 @@ MODEL_RULES = (
         problem="a row must not be longer than the model's positions",
         remedy="Lower data.sequenceLength or raise the model's positions",
         check=position_problems,
+    ),
+    Rule(
+        fields=(*_ARCHITECTURE_FIELDS, "spec.distillation.layerMap", "spec.distillation.losses.relations"),
+        problem="the layers that are compared must be layers of the student",
+        remedy="Name layers from 1 to the number of the student's",
+        check=student_layer_problems,
     ),
 )
 """The rules of this module, as `extra_rules` of `trainyard_api.validation`."""

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from trainyard_api.errors import ConfigurationError
-from trainyard_api.spec_distillation import LayerPair
+from trainyard_api.spec_distillation import LayerPair, RelationsLoss
 from trainyard_api.spec_model import StudentOfTeacher
 
 _STUDENT = "spec.model.fromTeacher"
 _LAYER_MAP = "spec.distillation.layerMap"
+_RELATIONS = "spec.distillation.losses.relations"
 
 
 def chosen_layers(student: StudentOfTeacher, num_teacher_layers: int) -> tuple[int, ...]:
@@ -75,3 +76,23 @@ def compared_layers(
     if given:
         return tuple(given)
     return tuple(LayerPair(student=layer, teacher=origin) for layer, origin in enumerate(origins, start=1))
+
+
+def related_layers(loss: RelationsLoss, num_student_layers: int, num_teacher_layers: int) -> tuple[int, int]:
+    """The layers of student and teacher whose relations are compared: those of the spec, else the last.
+
+    Raises:
+        ConfigurationError: a layer does not exist.
+    """
+    student, teacher = loss.student_layer or num_student_layers, loss.teacher_layer or num_teacher_layers
+    for field, layer, top in (
+        ("student", student, num_student_layers),
+        ("teacher", teacher, num_teacher_layers),
+    ):
+        if layer > top:
+            raise ConfigurationError(
+                f"{_RELATIONS}.{field}Layer",
+                f"there is no layer {layer}; the {field} has {top}",
+                f"Name a layer from 1 to {top}",
+            )
+    return student, teacher
