@@ -21,7 +21,8 @@ from tests.support.commands import command_caller
 from trainyard_api.errors import DataError
 from trainyard_api.names import ExitCode
 from trainyard_api.spec import TrainingRun, to_document
-from trainyard_trainer.predict.records import read_records
+from trainyard_trainer.predict.fields import messages_of, words_of
+from trainyard_trainer.predict.records import InputRecord, read_records
 from trainyard_trainer.progress import write_json_atomically
 from trainyard_trainer.training_record import RecordedCheckpoint, TrainingRecord
 
@@ -253,8 +254,8 @@ def classifier(encoder, tmp_path):
     ("name", "content", "problem"),
     [
         ("in.jsonl", '{"body": "a"}', "line 1: it has no field 'text', only body"),
-        ("in.jsonl", '{"text": 3}', "line 1: 'text' holds int, not text"),
-        ("in.jsonl", '{"text": "\\ud800"}', "line 1: 'text' is not UTF-8, or holds a lone surrogate"),
+        ("in.jsonl", '{"text": 3}', "line 1: field 'text' holds int, not text"),
+        ("in.jsonl", '{"text": "\\ud800"}', "line 1: field 'text' is not UTF-8, or holds a lone surrogate"),
         ("in.txt", "a", "--input: the ending of in.txt tells no format"),
         ("missing.jsonl", None, "cannot be read: No such file or directory"),
     ],
@@ -318,8 +319,8 @@ def test_a_damaged_model_is_an_error(classifier, call, tmp_path):
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
-        ({"messages": []}, "'messages' holds list, not messages"),
-        ({"messages": [{"role": "user"}]}, "'messages' holds list, not messages"),
+        ({"messages": []}, "it has no messages: nothing is left to answer"),
+        ({"messages": [{"role": "user"}]}, "holds a message without role and content"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "nothing is left to answer"),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, "exceed the"),
     ],
@@ -330,3 +331,42 @@ def test_a_conversation_that_cannot_be_answered_is_refused(record, problem, deco
     code, _, err = call("predict", folder, "--input", tmp_path / "in.jsonl")
     assert code == ExitCode.INVALID_DATA
     assert problem in err
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (["a", "b c"], ["a", "b c"]),
+        ("a  b c", ["a", "b", "c"]),
+        ('["a", "b c"]', ["a", "b c"]),
+        ("[laughs] a", ["[laughs]", "a"]),
+        ("[1]", ["[1]"]),
+        ("", []),
+        ([], []),
+    ],
+)
+def test_words_are_a_list_also_in_json_as_csv_holds_it_or_a_text(value, words):
+    assert words_of(InputRecord("x, line 1", {"words": value}), "words") == words
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("a", "holds no list of messages in JSON"),
+        ([], "it has no messages: nothing is left to answer. End it with a message of the user"),
+        ([{"role": "user"}], "holds a message without role and content"),
+        ([{"role": "pirate", "content": "x"}], "holds the role 'pirate'"),
+        ([{"role": "assistant", "content": "x"}], "nothing is left to answer"),
+        ([{"role": "user", "content": 3}], "field 'messages' holds int, not text"),
+    ],
+)
+def test_messages_that_cannot_be_answered_are_refused_by_record(value, problem):
+    with pytest.raises(DataError, match=problem) as raised:
+        messages_of(InputRecord("x, line 1", {"messages": value}), "messages", "text")
+    assert raised.value.where == "x, line 1"
+
+
+def test_messages_in_json_are_read_as_training_reads_them():
+    conversation = [{"role": "user", "content": "x"}]
+    record = InputRecord("x, line 1", {"messages": json.dumps(conversation)})
+    assert messages_of(record, "messages", "text") == conversation

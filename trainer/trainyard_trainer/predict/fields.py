@@ -1,8 +1,12 @@
-"""What predictions read of a record, and how they refuse what cannot be read."""
+"""What predictions read of a record: the values that training reads, and texts where people write them so."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trainyard_api.errors import DataError
+from trainyard_trainer.data.labelled import values
 from trainyard_trainer.predict.records import InputRecord
 
 SHOWN_FIELDS = 20
@@ -14,23 +18,20 @@ def text_of(record: InputRecord, field: str) -> str:
     Raises:
         DataError: there is no such field, or it holds no text.
     """
-    value = value_of(record, field)
-    if not isinstance(value, str):
-        raise _wrong_kind(record, field, value, "text", "Write a string")
-    return characters_of(record, field, value)
+    with _reading(record):
+        return values.text_of(value_of(record, field), field)
 
 
 def words_of(record: InputRecord, field: str) -> list[str]:
-    """The words of a field: a list of them, or a text that white space divides.
+    """The words of a field: a list of them, maybe in JSON, or a text that white space divides.
 
     Raises:
         DataError: there is no such field, or it holds no words.
     """
     value = value_of(record, field)
-    words = value.split() if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise _wrong_kind(record, field, value, "words", "Write a list of strings, or a text")
-    return [characters_of(record, field, word) for word in words]
+    words = _words_of_text(value) if isinstance(value, str) else value
+    with _reading(record):
+        return values.words_of(words, field, is_csv=False) if words != [] else []
 
 
 def messages_of(record: InputRecord, field: str, text_field: str) -> list[dict[str, str]]:
@@ -41,20 +42,16 @@ def messages_of(record: InputRecord, field: str, text_field: str) -> list[dict[s
     """
     if field not in record.fields and text_field in record.fields:
         return [{"role": "user", "content": text_of(record, text_field)}]
-    value = value_of(record, field)
-    is_list = isinstance(value, list) and all(_is_message(message) for message in value)
-    if not is_list or not value:
-        raise _wrong_kind(
-            record, field, value, "messages", 'Write a list such as [{"role": "user", "content": "..."}]'
-        )
-    if value[-1]["role"] == "assistant":
+    with _reading(record):
+        messages = values.conversation_of(value_of(record, field), field, is_csv=True)
+    if not messages or messages[-1]["role"] == "assistant":
+        problem = "its last message is the assistant's" if messages else "it has no messages"
         raise DataError(
-            record.place, "its last message is the assistant's: nothing is left to answer", "Remove it"
+            record.place,
+            f"{problem}: nothing is left to answer",
+            'End it with a message of the user, such as {"role": "user", "content": "..."}',
         )
-    return [
-        {"role": message["role"], "content": characters_of(record, field, message["content"])}
-        for message in value
-    ]
+    return messages
 
 
 def value_of(record: InputRecord, field: str) -> Any:
@@ -73,27 +70,20 @@ def value_of(record: InputRecord, field: str) -> Any:
     return record.fields[field]
 
 
-def characters_of(record: InputRecord, field: str, text: str) -> str:
-    """The text itself, where all of it are characters.
-
-    Raises:
-        DataError: it holds a lone surrogate, or came from bytes that are no UTF-8.
-    """
+def _words_of_text(text: str) -> list[Any]:
+    """The words of a list in JSON, as CSV holds it, or those that white space divides."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            record.place, f"{field!r} is not UTF-8, or holds a lone surrogate", "Save the file as UTF-8"
-        ) from error
-    return text
+        words = json.loads(text)
+    except (ValueError, RecursionError):
+        words = None
+    is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return list(words) if is_list else text.split()
 
 
-def _is_message(message: object) -> bool:
-    """Whether an object has a role and a content."""
-    return isinstance(message, dict) and all(
-        isinstance(message.get(name), str) for name in ("role", "content")
-    )
-
-
-def _wrong_kind(record: InputRecord, field: str, value: object, wanted: str, remedy: str) -> DataError:
-    return DataError(record.place, f"{field!r} holds {type(value).__name__}, not {wanted}", remedy)
+@contextmanager
+def _reading(record: InputRecord) -> Iterator[None]:
+    """What training would set aside, as an error that names the record."""
+    try:
+        yield
+    except values.UnusableError as error:
+        raise DataError(record.place, str(error), "Write it as the training data's records") from error

@@ -89,6 +89,18 @@ def messages_of(value: Any, field: str, *, is_csv: bool) -> list[dict[str, str]]
     Raises:
         UnusableError: it is none.
     """
+    messages = conversation_of(value, field, is_csv=is_csv)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise UnusableError(f"field {field!r} holds no message of the assistant to learn from")
+    return messages
+
+
+def conversation_of(value: Any, field: str, *, is_csv: bool) -> list[dict[str, str]]:
+    """The messages of a conversation, whoever wrote them.
+
+    Raises:
+        UnusableError: it is none.
+    """
     messages = []
     for message in list_of(value, field, "messages", is_csv=is_csv):
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
@@ -98,8 +110,6 @@ def messages_of(value: Any, field: str, *, is_csv: bool) -> list[dict[str, str]]
             known = ", ".join(ROLES)
             raise UnusableError(f"field {field!r} holds the role {shown!r}, which is none of {known}")
         messages.append({"role": message["role"], "content": text_of(message["content"], field)})
-    if not any(message["role"] == "assistant" for message in messages):
-        raise UnusableError(f"field {field!r} holds no message of the assistant to learn from")
     return messages
 
 
