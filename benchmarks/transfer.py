@@ -38,15 +38,15 @@ QUICK_STEPS = 7
 PRETRAINED, RANDOM = "pre-trained", "random weights"
 STARTS = (PRETRAINED, RANDOM)
 
-STEPS_BY_LABELS = {64: 40, 256: 80, 1024: 192}
-"""Of both starts: 10, 5 and 3 epochs."""
+STEPS_BY_LABELS = {64: 64, 256: 96, 1024: 192}
+"""Of both starts: 16, 6 and 3 epochs."""
 FEW, MANY = 256, 1024
-LEARNING_RATES = {PRETRAINED: 1.0e-4, RANDOM: 1.0e-3}
+LEARNING_RATES = {PRETRAINED: 1.0e-4, RANDOM: 3.0e-4}
 """Of (a)."""
 GRID = (1.0e-4, 3.0e-4, 1.0e-3)
 TUNING_SEED = 11
 
-TAGGING_STEPS = 100
+TAGGING_STEPS = 70
 TAGGING_LEARNING_RATE = 3.0e-4
 TAGGING_SENTENCES = TAGGING_STEPS * PARTS_OF_SPEECH.global_batch_size
 """One epoch."""
