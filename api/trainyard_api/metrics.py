@@ -123,7 +123,7 @@ OPERATOR_METRICS: tuple[MetricDefinition, ...] = (
     _histogram(
         OperatorMetric.API_REQUEST_SECONDS, "Seconds until the API server answered", _PASS_BUCKETS, "verb"
     ),
-    _gauge(OperatorMetric.WATCH_AGE, "Seconds since a watch last told anything, bookmarks too", "resource"),
+    _gauge(OperatorMetric.WATCH_AGE, "Seconds since a watch last told anything or was opened", "resource"),
     _counter(
         OperatorMetric.PROGRESS_POSTS,
         "Progress POSTs by protocol (trainyard or kubeflow) and what became of them",

@@ -20,7 +20,7 @@ from trainyard_operator.errors import (
 )
 from trainyard_operator.facts import Begin, Decision, Stop
 from trainyard_operator.keys import RunKey
-from trainyard_operator.observe import observe_job, observe_pod
+from trainyard_operator.observe import observe_job, observe_object, observe_pod
 from trainyard_operator.resources import (
     Owner,
     WorkerDefaults,
@@ -28,11 +28,12 @@ from trainyard_operator.resources import (
     build_read_job,
     build_service,
     build_stage,
+    config_map_name,
     plan_for_cluster,
     service_name,
 )
 from trainyard_operator.store import Store
-from trainyard_operator.stored_plan import read_plan
+from trainyard_operator.stored_plan import plan_in
 
 LOGGER = logging.getLogger(__name__)
 
@@ -96,12 +97,10 @@ class Actor:
             )
             return Outcome()
         stops = [self._stop(key, stop) for stop in decision.stops if self._is_due(key, stop)]
-        if decision.probe is not None and run is not None:
-            refusal, *_ = await _all([self._probe(key, run, decision.probe), *stops])
-            return Outcome(refusal=refusal)
         if decision.begin is None or run is None:
-            await _all(stops)
-            return Outcome()
+            looked_after = [] if run is None else self._look_after(key, run, decision)
+            results = await _all([*looked_after, *stops])
+            return Outcome(refusal=next((result for result in results if result is not None), None))
         begin = self._begin(key, run, decision.begin)
         refusal, *_ = await _all([begin, self._prepare_namespace(key.namespace), *stops])
         return Outcome(begun=refusal is None, refusal=refusal)
@@ -130,6 +129,29 @@ class Actor:
         known = {pod.name for pod in self._store.pods(key)}
         await self._pods(key, [body for body in bodies if body["metadata"]["name"] not in known])
 
+    def _look_after(
+        self, key: RunKey, run: TrainingRun, decision: Decision
+    ) -> list[Coroutine[Any, Any, Refusal | None]]:
+        """What is to be done for a stage that is at work."""
+        tasks = []
+        if decision.probe is not None:
+            tasks.append(self._probe(key, run, decision.probe))
+        if decision.repair is not None:
+            tasks.append(self._repair(key, run, decision.repair))
+        return tasks
+
+    async def _repair(self, key: RunKey, run: TrainingRun, stage: Begin) -> Refusal | None:
+        """Make the Service and the plan of a stage again, unless they went because the run is going."""
+        try:
+            metadata = (await self._cluster.get(RUNS, key.namespace, key.name))["metadata"]
+        except NotFoundError:
+            return None
+        if metadata["uid"] != key.uid or "deletionTimestamp" in metadata:
+            return None
+        LOGGER.warning("%s: its Service or plan was deleted and is made again", key)
+        owner = Owner(key.name, key.namespace, key.uid)
+        return await _first_refusal([self._plan(run, owner, stage), self._service(owner, stage)])
+
     async def _probe(self, key: RunKey, run: TrainingRun, stage: Begin) -> Refusal | None:
         """Ask why a Job makes no pods: what is refused to its controller, the API server tells here too."""
         owner = Owner(key.name, key.namespace, key.uid)
@@ -153,7 +175,7 @@ class Actor:
         """The plan of an attempt: the stored one, or a new one that gets stored."""
         if not begin.is_new:
             try:
-                return await read_plan(self._cluster, owner, begin.attempt)
+                return await self._plan_that_is_there(owner, begin.attempt)
             except NotFoundError:
                 pass  # somebody deleted it; it is made again below
         return await self._stored_plan(owner, plan_for_cluster(run, owner, begin.attempt, self._defaults))
@@ -162,10 +184,20 @@ class Actor:
         """Store a plan; when one is stored already, such as before a crash, that one holds."""
         body = build_plan_config_map(owner, plan)
         try:
-            await self._cluster.create(CONFIG_MAPS, owner.namespace, body)
+            self._keep(await self._cluster.create(CONFIG_MAPS, owner.namespace, body))
         except AlreadyExistsError:
-            return await read_plan(self._cluster, owner, plan.attempt)
+            return await self._plan_that_is_there(owner, plan.attempt)
         return plan
+
+    async def _plan_that_is_there(self, owner: Owner, attempt: int) -> RunPlan:
+        """The stored plan of an attempt.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        stored = await self._cluster.get(CONFIG_MAPS, owner.namespace, config_map_name(owner, attempt))
+        self._keep(stored)
+        return plan_in(stored)
 
     async def _service(self, owner: Owner, begin: Begin) -> None:
         """See to it that the run's Service selects the gang of this attempt."""
@@ -173,12 +205,18 @@ class Actor:
             return
         if not begin.is_new:
             try:
-                await self._cluster.get(SERVICES, owner.namespace, service_name(owner))
+                self._keep(await self._cluster.get(SERVICES, owner.namespace, service_name(owner)))
             except NotFoundError:
                 pass  # somebody deleted it; it is made again below
             else:
                 return
-        await self._cluster.apply(SERVICES, owner.namespace, build_service(owner, begin.attempt))
+        self._keep(await self._cluster.apply(SERVICES, owner.namespace, build_service(owner, begin.attempt)))
+
+    def _keep(self, raw: Object) -> None:
+        """Remember that a Service or a plan is there, before a watch tells of it."""
+        seen = observe_object(raw)
+        if seen is not None:
+            self._store.put_object(seen)
 
     async def _job(self, namespace: str, body: Object) -> None:
         """Create the Job of a stage, unless it is there."""

@@ -13,7 +13,7 @@ from trainyard_operator.cluster import KubernetesCluster, connect
 from trainyard_operator.controller import Controller
 from trainyard_operator.errors import ClusterError, NotLeadingError
 from trainyard_operator.gather import Gatherer
-from trainyard_operator.handlers import build_registry, watch_settings
+from trainyard_operator.handlers import WATCHED, build_registry, watch_settings
 from trainyard_operator.intake import Intake
 from trainyard_operator.keys import RunKey
 from trainyard_operator.leases import AlwaysLeading, Leadership
@@ -98,10 +98,11 @@ class Application:
             self.queue, self.reconciler, self._may_act, metrics.observe_reconcile, metrics.set_workers
         )
         self.watches = Watches(
-            build_registry(self.intake, self._watch_told),
+            WATCHED,
+            lambda login: build_registry(self.intake, metrics.watch_told, login),
             lambda: watch_settings(settings),
             settings.namespaces,
-            self.resync.request,
+            self._watch_answered,
             install_signals,
         )
         self._taking_over: asyncio.Task[None] | None = None
@@ -178,10 +179,10 @@ class Application:
     def _may_act(self) -> bool:
         return self.is_acting and self.leadership.is_leading()
 
-    def _watch_told(self, plural: str, kind: str | None) -> None:
-        """A watch told something; when it has listed again, deletions may be lost."""
+    def _watch_answered(self, plural: str, is_list: bool) -> None:
+        """A watch is open; after a list, deletions may be lost."""
         self.metrics.watch_told(plural)
-        if kind is None:
+        if is_list:
             self.resync.request()
 
     def _progress_told(self, key: RunKey) -> None:

@@ -36,6 +36,10 @@ Object = dict[str, Any]
 
 PAGE_SIZE = 500
 """Objects per page of a list."""
+JSON = "application/json"
+METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Media types of the API server's answers."""
 URGENT_CONCURRENCY = 4
 """Requests that may be open beside all others."""
 
@@ -50,12 +54,14 @@ class Resource:
     """Name in paths."""
     namespaced: bool = True
     """Whether its objects lie in namespaces."""
+    metadata_only: bool = False
+    """Whether the metadata of its objects is all that lists and watches are asked for."""
 
 
 RUNS = Resource(API_VERSION, PLURAL)
 PODS = Resource("v1", "pods")
-SERVICES = Resource("v1", "services")
-CONFIG_MAPS = Resource("v1", "configmaps")
+SERVICES = Resource("v1", "services", metadata_only=True)
+CONFIG_MAPS = Resource("v1", "configmaps", metadata_only=True)
 CLAIMS = Resource("v1", "persistentvolumeclaims")
 EVENTS = Resource("v1", "events")
 JOBS = Resource("batch/v1", "jobs")
@@ -95,7 +101,7 @@ class Cluster(Protocol):
     def pages(
         self, resource: Resource, namespace: str | None, label_selector: str = ""
     ) -> AsyncIterator[list[Object]]:
-        """All objects of a kind in a namespace, or in all, page by page."""
+        """All objects of a kind in a namespace, or in all, page by page; see `Resource.metadata_only`."""
 
     async def create(
         self, resource: Resource, namespace: str, body: Object, *, dry_run: bool = False
@@ -171,8 +177,9 @@ class KubernetesCluster:
     ) -> AsyncIterator[list[Object]]:
         """See Cluster."""
         query = {"limit": str(PAGE_SIZE), "labelSelector": label_selector}
+        path, accept = _path(resource, namespace), METADATA_LIST if resource.metadata_only else JSON
         while True:
-            page = await self._request("GET", resource, _path(resource, namespace), query=query, verb="LIST")
+            page = await self._request("GET", resource, path, query=query, accept=accept, verb="LIST")
             yield page.get("items") or []
             following = page.get("metadata", {}).get("continue")
             if not following:
@@ -260,7 +267,8 @@ class KubernetesCluster:
         *,
         body: Object | None = None,
         query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         verb: str = "",
     ) -> Object:
         """Send one request and return the object of the answer.
@@ -277,7 +285,8 @@ class KubernetesCluster:
             started = loop.time()
             code = 0
             try:
-                code, text, retry_after = await self._send(method, path, body, query or {}, content_type)
+                headers = {"Content-Type": content_type, "Accept": accept}
+                code, text, retry_after = await self._send(method, path, body, query or {}, headers)
             finally:
                 self._on_request(verb or method, resource.plural, code, loop.time() - started)
         if code >= 300:
@@ -285,13 +294,12 @@ class KubernetesCluster:
         return _decoded(text)
 
     async def _send(
-        self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str
+        self, method: str, path: str, body: Object | None, query: Mapping[str, str], headers: dict[str, str]
     ) -> tuple[int, bytes, str]:
         """Status code, body and Retry-After of the answer to a request."""
         configuration = self._client.configuration
         used = {key: value for key, value in query.items() if value}
         url = configuration.host + path + (f"?{urlencode(used)}" if used else "")
-        headers = {"Content-Type": content_type, "Accept": "application/json"}
         headers["User-Agent"] = self._client.user_agent
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:

@@ -111,21 +111,29 @@ def _continue(
     if attempt.pods_created_at is None and (gang.is_partial or not facts.problems):
         return _begin_again(facts, run, draft, gang, wakes)
     stops = _leftovers(facts, attempt.number, settings.fault_grace_seconds)
-    return _look_on(run, draft, gang, stops, wakes)
+    return _look_on(facts, run, draft, gang, stops, wakes)
 
 
-def _look_on(
-    run: TrainingRun, draft: StatusDraft, gang: Gang, stops: tuple[Stop, ...], wakes: list[float]
+def _look_on(  # noqa: PLR0913, PLR0917 - what a stage at work is seen by
+    facts: Facts,
+    run: TrainingRun,
+    draft: StatusDraft,
+    gang: Gang,
+    stops: tuple[Stop, ...],
+    wakes: list[float],
 ) -> Decision:
-    """The stage is at work: tell how far it is, and find out why it is not, where no pod can tell."""
+    """The stage is at work: tell how far it is, keep what it needs, and find out why a Job has no pods."""
     tell_gang(draft, gang, run.spec.scheduling.queue_name)
     attempt = draft.status.attempts[-1]
+    at_work = Begin(attempt.number, gang.stage, is_new=False)
+    is_bereft = facts.lacks_objects and attempt.pods_created_at is not None and not facts.problems
+    repair = at_work if is_bereft else None
     podless = podless_seconds_left(gang, attempt, draft.now)
     if podless is None:
-        return Decision(draft, stops=stops, wake_after=min(wakes, default=None))
-    probe = Begin(attempt.number, gang.stage, is_new=False) if podless <= 0.0 else None
+        return Decision(draft, repair=repair, stops=stops, wake_after=min(wakes, default=None))
     wake_after = min([*wakes, podless if podless > 0.0 else RECHECK_SECONDS])
-    return Decision(draft, probe=probe, stops=stops, wake_after=wake_after)
+    probe = at_work if podless <= 0.0 else None
+    return Decision(draft, probe=probe, repair=repair, stops=stops, wake_after=wake_after)
 
 
 def _begin(  # noqa: PLR0913 - what a stage begins with
@@ -160,7 +168,7 @@ def _advance(facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang) -> 
     draft.enter_stage(following, run.spec.workers.accelerator.count)
     if facts.problems:
         begun = draft.status.attempts[-1]
-        return _look_on(run, draft, gang_of(begun, facts.pods, facts.jobs), (), [RECHECK_SECONDS])
+        return _look_on(facts, run, draft, gang_of(begun, facts.pods, facts.jobs), (), [RECHECK_SECONDS])
     return _begin(facts, run, draft, is_new=False)
 
 
@@ -375,7 +383,7 @@ def _begin_again(
             return _release(run, draft, gang, cause)
         wakes = [*wakes, left]
     if facts.problems:
-        return _look_on(run, draft, gang, (), wakes)
+        return _look_on(facts, run, draft, gang, (), wakes)
     return _begin(facts, run, draft, is_new=False, wake_after=min(wakes, default=None))
 
 

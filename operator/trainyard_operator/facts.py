@@ -27,6 +27,8 @@ class Facts:
     """Why it cannot start yet, on account of another run."""
     pods: tuple[ObservedPod, ...] = ()
     jobs: tuple[ObservedJob, ...] = ()
+    lacks_objects: bool = False
+    """Whether its Service, or the plan of its open attempt, is not there though the stage needs it."""
     report: ReceivedReport | None = None
     """The newest progress."""
     first_step_at: float | None = None
@@ -66,6 +68,8 @@ class Decision:
     begin: Begin | None = None
     probe: Begin | None = None
     """Stage whose Job makes no pods: ask the API server what it would say to one."""
+    repair: Begin | None = None
+    """Stage at work whose Service or plan is to be made again."""
     stops: tuple[Stop, ...] = ()
     delete_run: bool = False
     wake_after: float | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from trainyard_api.names import Label, Reason, Stage
+from trainyard_api.plan import RunPlan
 from trainyard_api.policy.conditions import is_finished
 from trainyard_api.policy.upstream import Obstacle, Upstream, obstacle, with_models
 from trainyard_api.problems import InvalidRunError, Problem
@@ -20,7 +21,13 @@ from trainyard_operator.gang import gang_of
 from trainyard_operator.keys import RunKey
 from trainyard_operator.observe import ObservedRun, observe_job, observe_pod
 from trainyard_operator.progress_store import ProgressStore
-from trainyard_operator.resources import Owner, WorkerDefaults, problems_of_templates
+from trainyard_operator.resources import (
+    Owner,
+    WorkerDefaults,
+    config_map_name,
+    problems_of_templates,
+    service_name,
+)
 from trainyard_operator.steps import StepWatch
 from trainyard_operator.store import Store
 from trainyard_operator.stored_plan import read_plan
@@ -87,8 +94,11 @@ class Gatherer:
         attempts = run.status.attempts
         if attempts and attempts[-1].finished_at is None:
             await self._confirm_children(run)
+            lacks_objects = self._lacks_objects(run)
+            if lacks_objects:
+                reading = await self._resolved_again(run, reading)
             spec = reading.spec or await self._planned_spec(run)
-            return self._facts(run, spec, problems=reading.problems)
+            return replace(self._facts(run, spec, problems=reading.problems), lacks_objects=lacks_objects)
         return await self._before_start(run, await self._resolved_before(run, reading))
 
     def forget(self, key: RunKey) -> None:
@@ -112,13 +122,11 @@ class Gatherer:
 
         They stay what they were: the run that made them may be gone by now, or have been made anew.
         """
-        if reading.spec is None or not run.upstream_names or not run.status.attempts:
+        if reading.spec is None or not run.upstream_names:
             return reading
-        owner = Owner(run.key.name, run.key.namespace, run.key.uid)
-        try:
-            plan = await read_plan(self._cluster, owner, run.status.attempts[-1].number)
-        except NotFoundError:
-            return reading  # somebody deleted it; the models are looked for anew
+        plan = await self._newest_plan(run)
+        if plan is None:
+            return reading
         models = {"model": plan.spec.model, "distillation": plan.spec.distillation}
         spec = reading.spec.model_copy(update={"spec": reading.spec.spec.model_copy(update=models)})
         return replace(reading, spec=spec)
@@ -135,6 +143,32 @@ class Gatherer:
             return None
         metadata = Metadata(name=run.key.name, namespace=run.key.namespace)
         return TrainingRun(metadata=metadata, spec=plan.spec)
+
+    async def _newest_plan(self, run: ObservedRun) -> RunPlan | None:
+        """The plan of the last attempt, or of the one before, should somebody have deleted it."""
+        owner = Owner(run.key.name, run.key.namespace, run.key.uid)
+        for attempt in reversed(run.status.attempts[-2:]):
+            try:
+                return await read_plan(self._cluster, owner, attempt.number)
+            except NotFoundError:
+                continue
+        return None
+
+    async def _resolved_again(self, run: ObservedRun, reading: Reading) -> Reading:
+        """The spec with the models of an open attempt, whose plan may have to be made again."""
+        reading = await self._resolved_before(run, reading)
+        spec = reading.spec
+        if spec is None or reading.problems or not _needs_models(spec) or self._obstacle(run) is not None:
+            return reading
+        return replace(reading, spec=with_models(spec, self._lookup(run.key.namespace)))
+
+    def _lacks_objects(self, run: ObservedRun) -> bool:
+        """Whether the plan of an open attempt is not there, or the Service, which training needs last."""
+        attempt, owner = run.status.attempts[-1], Owner(run.key.name, run.key.namespace, run.key.uid)
+        needed = [config_map_name(owner, attempt.number)]
+        if attempt.stage != Stage.EXPORT:
+            needed.append(service_name(owner))
+        return not self._store.has_objects(run.key, needed)
 
     def _facts(
         self,

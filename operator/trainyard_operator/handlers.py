@@ -9,9 +9,13 @@ from typing import Any
 import kopf
 
 from trainyard_api.names import API_VERSION, PLURAL
-from trainyard_operator.cluster import JOBS, PODS, RUNS
+from trainyard_operator.cluster import CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES
 from trainyard_operator.intake import CHILD_SELECTOR, Intake
 from trainyard_operator.settings import Settings
+from trainyard_operator.watch_login import WatchLogin
+
+CHILDREN = (PODS, JOBS, SERVICES, CONFIG_MAPS)
+WATCHED = (RUNS, *CHILDREN)
 
 MAXIMUM_EVENTS_AT_WORK = 1_000
 """Objects whose events kopf handles at the same time."""
@@ -45,34 +49,46 @@ class NoDifferences(kopf.DiffBaseStorage):
         del body, patch, essence
 
 
-def build_registry(intake: Intake, on_event: Callable[[str, str | None], None]) -> kopf.OperatorRegistry:
+def build_registry(
+    intake: Intake, on_event: Callable[[str], None], login: WatchLogin
+) -> kopf.OperatorRegistry:
     """The handlers.
 
     Args:
         intake: takes in what they are told.
-        on_event: told the plural and the type of each event; the type is None when kopf has listed.
+        on_event: told the plural of each event's object.
+        login: makes kopf's connections.
     """
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        """By the pod's service account, or a person's kubeconfig."""
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    async def log_in(**kwargs: Any) -> kopf.AiohttpSession | None:
+        return await login.login(**kwargs)
 
     @kopf.on.event(API_VERSION, PLURAL, registry=registry)
     async def run_changed(event: Any, **_: Any) -> None:
-        on_event(RUNS.plural, event["type"])
+        on_event(RUNS.plural)
         intake.run_event(event["type"], event["object"])
 
     @kopf.on.event("v1", PODS.plural, registry=registry)
     async def pod_changed(event: Any, **_: Any) -> None:
-        on_event(PODS.plural, event["type"])
+        on_event(PODS.plural)
         intake.pod_event(event["type"], event["object"])
 
     @kopf.on.event(JOBS.api_version, JOBS.plural, registry=registry)
     async def job_changed(event: Any, **_: Any) -> None:
-        on_event(JOBS.plural, event["type"])
+        on_event(JOBS.plural)
         intake.job_event(event["type"], event["object"])
+
+    @kopf.on.event("v1", SERVICES.plural, registry=registry)
+    async def service_changed(event: Any, **_: Any) -> None:
+        on_event(SERVICES.plural)
+        intake.object_event(event["type"], event["object"])
+
+    @kopf.on.event("v1", CONFIG_MAPS.plural, registry=registry)
+    async def config_map_changed(event: Any, **_: Any) -> None:
+        on_event(CONFIG_MAPS.plural)
+        intake.object_event(event["type"], event["object"])
 
     return registry
 
@@ -93,6 +109,6 @@ def watch_settings(settings: Settings) -> kopf.OperatorSettings:
     kopf_settings.networking.request_timeout = settings.request_timeout_seconds * 3
     kopf_settings.networking.connect_timeout = settings.request_timeout_seconds
     kopf_settings.networking.error_backoffs = RETRY_SECONDS
-    for resource in (PODS, JOBS):
+    for resource in CHILDREN:
         kopf_settings.watching.label_selectors[resource.plural] = CHILD_SELECTOR
     return kopf_settings

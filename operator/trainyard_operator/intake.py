@@ -7,18 +7,26 @@ from typing import TypeVar
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import FIELD_MANAGER, Label
-from trainyard_operator.cluster import JOBS, PODS, RUNS, Cluster, Object, Resource
+from trainyard_operator.cluster import (
+    CONFIG_MAPS,
+    JOBS,
+    PODS,
+    RUNS,
+    SERVICES,
+    Cluster,
+    Object,
+    Resource,
+)
 from trainyard_operator.errors import ClusterError
 from trainyard_operator.keys import RunKey
 from trainyard_operator.observe import (
-    ObservedJob,
-    ObservedPod,
     ObservedRun,
     observe_job,
+    observe_object,
     observe_pod,
     observe_run,
 )
-from trainyard_operator.store import Store
+from trainyard_operator.store import Child, Store
 from trainyard_operator.work_queue import WorkQueue
 
 Observed = TypeVar("Observed")
@@ -70,6 +78,14 @@ class Intake:
         if job is not None:
             self._queue_all(self._store.remove_job(job) if kind == "DELETED" else self._store.put_job(job))
 
+    def object_event(self, kind: str | None, raw: Object) -> None:
+        """The same for a Service or a ConfigMap, of which the metadata is enough."""
+        seen = observe_object(raw)
+        if seen is not None:
+            self._queue_all(
+                self._store.remove_object(seen) if kind == "DELETED" else self._store.put_object(seen)
+            )
+
     async def resync(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
         """Compare everything with the API server; finds what watches lost, above all deletions.
 
@@ -82,7 +98,7 @@ class Intake:
         """
         before = self._store.versions()
         runs: list[ObservedRun] = []
-        children: list[ObservedPod | ObservedJob] = []
+        children: list[Child] = []
         now = self._clock()
         for namespace in namespaces or (None,):
             runs += await _listed(cluster, RUNS, namespace, "", self._run)
@@ -90,6 +106,8 @@ class Intake:
                 cluster, PODS, namespace, CHILD_SELECTOR, lambda raw: observe_pod(raw, now)
             )
             children += await _listed(cluster, JOBS, namespace, CHILD_SELECTOR, observe_job)
+            children += await _listed(cluster, SERVICES, namespace, CHILD_SELECTOR, observe_object)
+            children += await _listed(cluster, CONFIG_MAPS, namespace, CHILD_SELECTOR, observe_object)
         self._queue_all(self._store.compare(runs, children, before, now))
 
     async def resync_until_done(self, cluster: Cluster, namespaces: Sequence[str]) -> None:

@@ -229,7 +229,7 @@ class OperatorMetrics:
         self._leader.set(float(is_leader))
 
     def watch_told(self, resource: str) -> None:
-        """Tell that a watch is alive: an event, a bookmark or a fresh list came."""
+        """Tell that a watch is alive: an event came, or it was opened anew."""
         name = resource if resource in RESOURCES else OTHER
         if name not in self._watches:
             self._watch_age.labels(resource=name).set_function(lambda: self._clock() - self._watches[name])

@@ -136,6 +136,15 @@ class ObservedJob:
     """The same for people."""
 
 
+@dataclass(frozen=True, slots=True)
+class ObservedObject:
+    """A Service or a ConfigMap of a run; what is in it is never read again, only whether it is there."""
+
+    name: str
+    resource_version: str
+    run: RunKey
+
+
 def observe_run(raw: Object) -> ObservedRun:
     """The run in an object of the API server.
 
@@ -253,6 +262,16 @@ def observe_job(raw: Object) -> ObservedJob | None:
         reason=failure.get("reason", "") if failure else "",
         message=failure.get("message", "") if failure else "",
     )
+
+
+def observe_object(raw: Object) -> ObservedObject | None:
+    """The Service or ConfigMap whose metadata this is; None when no run owns it."""
+    metadata = raw["metadata"]
+    for owner in metadata.get("ownerReferences") or ():
+        if (owner.get("apiVersion"), owner.get("kind")) == (API_VERSION, KIND):
+            run = RunKey(metadata["namespace"], owner["name"], owner["uid"])
+            return ObservedObject(metadata["name"], metadata["resourceVersion"], run)
+    return None
 
 
 def version_number(resource_version: str) -> int:

@@ -6,19 +6,27 @@ from typing import Any
 
 from trainyard_api.status import TrainingRunStatus
 from trainyard_operator.keys import RunKey
-from trainyard_operator.observe import ObservedJob, ObservedPod, ObservedRun, version_number
+from trainyard_operator.observe import (
+    ObservedJob,
+    ObservedObject,
+    ObservedPod,
+    ObservedRun,
+    version_number,
+)
 
-Child = ObservedPod | ObservedJob
+Child = ObservedPod | ObservedJob | ObservedObject
 Identity = RunKey | tuple[RunKey, str]
-"""A run, or a child by its run and its own UID."""
+"""A run, or a child by its run and its own UID, or its name where only that is kept."""
 
 
 @dataclass(slots=True)
 class Children:
-    """The pods and Jobs of one run, by name."""
+    """The objects of one run, by name."""
 
     pods: dict[str, ObservedPod] = field(default_factory=dict)
     jobs: dict[str, ObservedJob] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
+    """The resourceVersion of each Service and ConfigMap."""
     job_uids: set[str] = field(default_factory=set)
     """Every Job of the run that was seen, those that are gone too."""
 
@@ -28,7 +36,7 @@ class Children:
 
 
 class Store:
-    """The newest version of every run, pod and Job.
+    """The newest version of every run, pod and Job, and which Services and ConfigMaps are there.
 
     An older version never replaces a newer one, because watches lag behind the operator's own writes. Each
     `put_` and `remove_` returns the runs that have to be looked at because of it.
@@ -72,6 +80,11 @@ class Store:
         """The Jobs of a run."""
         children = self._children.get(key)
         return iter(()) if children is None else iter(list(children.jobs.values()))
+
+    def has_objects(self, key: RunKey, names: Iterable[str]) -> bool:
+        """Whether Services and ConfigMaps of a run are all there."""
+        children = self._children.get(key)
+        return children is not None and all(name in children.objects for name in names)
 
     def run_of_pod(self, namespace: str, pod_name: str, pod_uid: str) -> RunKey | None:
         """The run that a pod belongs to; None for a pod that is not there or is no pod of a known run."""
@@ -158,6 +171,23 @@ class Store:
         del children.jobs[job.name]
         return {job.run}
 
+    def put_object(self, seen: ObservedObject) -> set[RunKey]:
+        """Take over that a Service or ConfigMap is there; nothing follows from that."""
+        objects = self._children.setdefault(seen.run, Children()).objects
+        known = objects.get(seen.name)
+        if known is None or _is_newer(seen.resource_version, known):
+            objects[seen.name] = seen.resource_version
+        return set()
+
+    def remove_object(self, seen: ObservedObject) -> set[RunKey]:
+        """A Service or ConfigMap is gone, unless another one of its name has been made since."""
+        children = self._children.get(seen.run)
+        known = None if children is None else children.objects.get(seen.name)
+        if children is None or known is None or _is_newer(known, seen.resource_version):
+            return set()
+        del children.objects[seen.name]
+        return {seen.run}
+
     def drop_evidence(self, key: RunKey, before_attempt: int) -> None:
         """Drop what was kept of pods that are gone, for attempts that are settled."""
         children = self._children.get(key)
@@ -176,6 +206,8 @@ class Store:
                     known[key, pod.uid] = pod.resource_version
             for job in children.jobs.values():
                 known[key, job.uid] = job.resource_version
+            for name, version in children.objects.items():
+                known[key, name] = version
         return known
 
     def compare(
@@ -189,7 +221,7 @@ class Store:
 
         Args:
             runs: every run of the namespaces that are served.
-            children: every pod and Job of theirs.
+            children: every pod, Job, Service and ConfigMap of theirs.
             before: `versions()` from before the lists were asked for; what has changed since is left alone.
             now: Unix time, in seconds.
         """
@@ -199,19 +231,32 @@ class Store:
             listed.add(run.key)
             changed |= self.put_run(run)
         for child in children:
-            listed.add((child.run, child.uid))
-            changed |= self.put_pod(child) if isinstance(child, ObservedPod) else self.put_job(child)
+            listed.add(_identity(child))
+            changed |= self._put(child)
         known = self.versions()
         for identity, version in before.items():
             if identity not in listed and known.get(identity) == version:
                 changed |= self._remove(identity, now)
         return changed
 
+    def _put(self, child: Child) -> set[RunKey]:
+        """Take over a version of a child."""
+        match child:
+            case ObservedPod():
+                return self.put_pod(child)
+            case ObservedJob():
+                return self.put_job(child)
+            case ObservedObject():
+                return self.put_object(child)
+
     def _remove(self, identity: Identity, now: float) -> set[RunKey]:
         """Something is gone."""
         if isinstance(identity, RunKey):
             return self.remove_run(identity)
         key, uid = identity
+        version = self._children[key].objects.get(uid)
+        if version is not None:
+            return self.remove_object(ObservedObject(uid, version, key))
         for pod in self.pods(key):
             if pod.uid == uid:
                 return self.remove_pod(pod, now)
@@ -228,6 +273,11 @@ class Store:
             dependents.discard(key)
             if not dependents:
                 self._dependents.pop((key.namespace, name), None)
+
+
+def _identity(child: Child) -> Identity:
+    """What tells a child from all others."""
+    return child.run, child.name if isinstance(child, ObservedObject) else child.uid
 
 
 def _is_newer(version: str, known: str) -> bool:

@@ -2,7 +2,7 @@
 
 from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
-from trainyard_operator.cluster import CONFIG_MAPS, Cluster
+from trainyard_operator.cluster import CONFIG_MAPS, Cluster, Object
 from trainyard_operator.resources import Owner, config_map_name
 
 
@@ -12,5 +12,9 @@ async def read_plan(cluster: Cluster, owner: Owner, attempt: int) -> RunPlan:
     Raises:
         NotFoundError: there is none.
     """
-    stored = await cluster.get(CONFIG_MAPS, owner.namespace, config_map_name(owner, attempt))
+    return plan_in(await cluster.get(CONFIG_MAPS, owner.namespace, config_map_name(owner, attempt)))
+
+
+def plan_in(stored: Object) -> RunPlan:
+    """The plan in a ConfigMap."""
     return RunPlan.model_validate_json(stored["data"][File.PLAN.value])

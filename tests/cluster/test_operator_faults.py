@@ -235,7 +235,7 @@ def test_a_deletion_that_watch_and_list_both_miss_is_noticed(
 ) -> None:
     with opened_scene(rest, director, "missed-deletion") as scene:
         scene.play(training_goes_on)
-        with through(scene.namespace) as (proxy, _):
+        with through(scene.namespace) as (proxy, operator):
             run = scene.create()
             pod = scene.wait_for_gang(0)[Place("train", 0, 1)]
             scene.wait_for_condition("Running", "True", "StageStarted", "Train")
@@ -250,4 +250,39 @@ def test_a_deletion_that_watch_and_list_both_miss_is_noticed(
             scene.delete()
             scene.wait_until_gone()
             proxy.break_watches(410)
+            # Its list is empty now, so that the watch that is opened again tells nothing at all.
+            operator.wait_until_untold(scene.namespace, NOTICED_SECONDS * SLACK)
             scene.wait_until_nothing_is_left(run["metadata"]["uid"])
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["watched", "missed by the watch"])
+def test_a_deleted_service_or_plan_is_back_while_the_gang_works(
+    rest: Rest, director: Director, through: Through, is_told: bool
+) -> None:
+    with opened_scene(rest, director, f"deleted-{is_told}".lower()) as scene:
+        scene.play(training_goes_on)
+        with through(scene.namespace) as (proxy, operator):
+            scene.create()
+            scene.wait_for_gang(0)
+            scene.wait_for_condition("Running", "True", "StageStarted", "Train")
+            children = {plural: scene.children(plural) for plural in ("services", "configmaps")}
+            if not is_told:
+                proxy.silence_watches()
+            for plural, (child,) in children.items():
+                scene.rest.delete(plural, scene.namespace, child["metadata"]["name"])
+            if not is_told:
+                proxy.break_watches(410)
+            for plural, (child,) in children.items():
+                gone = child["metadata"]
+                scene.rest.wait(
+                    plural,
+                    scene.namespace,
+                    lambda found, gone=gone: any(
+                        each["metadata"]["name"] == gone["name"] and each["metadata"]["uid"] != gone["uid"]
+                        for each in found
+                    ),
+                    NOTICED_SECONDS * SLACK,
+                    f"{gone['name']} is back",
+                )
+            assert operator.is_running
+            assert "Traceback" not in operator.log

@@ -4,18 +4,19 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 
 from tests.support.api_server import ApiServer, send, silent
 from tests.support.operator_harness import run_document
 from trainyard_operator import watches as watches_module
-from trainyard_operator.handlers import build_registry, watch_settings
+from trainyard_operator.handlers import WATCHED, build_registry, watch_settings
 from trainyard_operator.intake import Intake
 from trainyard_operator.settings import Settings
 from trainyard_operator.store import Store
 from trainyard_operator.watches import Watches
 from trainyard_operator.work_queue import WorkQueue
 
-KINDS = ("trainingruns", "pods", "jobs")
+KINDS = ("trainingruns", "pods", "jobs", "services", "configmaps")
 
 
 def run_object(name="speeches", version="10"):
@@ -36,16 +37,20 @@ class Watched:
         self.queue = WorkQueue()
         self.events = []
         self.signals = 0
-        self.resyncs = 0
+        self.opened = []
         self.came = asyncio.Condition()
         intake = Intake(self.store, self.queue, lambda: 0.0)
-        registry = build_registry(intake, lambda plural, kind: self.events.append((plural, kind)))
         self.watches = Watches(
-            registry, lambda: watch_settings(settings), (), self.count_resync, self.count_signals
+            WATCHED,
+            lambda login: build_registry(intake, self.events.append, login),
+            lambda: watch_settings(settings),
+            (),
+            lambda plural, is_list: self.opened.append((plural, is_list)),
+            self.count_signals,
         )
 
-    def count_resync(self):
-        self.resyncs += 1
+    def lists(self, plural):
+        return self.opened.count((plural, True))
 
     def count_signals(self):
         self.signals += 1
@@ -89,22 +94,27 @@ def test_what_is_listed_and_what_is_watched_reaches_store_and_queue(watched):
         server.objects["trainingruns"] = [run_object("listed")]
         async with watched(server) as told:
             await told.until(lambda: len(told.store) == 2)
-            assert ("trainingruns", None) in told.events
-            assert ("trainingruns", "ADDED") in told.events
+            assert told.events == ["trainingruns", "trainingruns"]
             assert len(told.queue) == 2
             assert told.signals == 1
-            assert told.resyncs == 0
+            assert told.lists("trainingruns") == 1
 
     asyncio.run(scenario())
 
 
-def test_only_our_own_pods_and_jobs_are_watched(watched):
+def test_only_our_own_objects_are_watched_and_of_some_the_metadata_is_enough(watched):
     async def scenario():
         server = ApiServer()
         async with watched(server) as told:
-            await told.until(lambda: sum(server.requests[f"watch {kind}"] for kind in KINDS) == 3)
+            await told.until(lambda: all(server.requests[f"watch {kind}"] for kind in KINDS))
         ours = "app.kubernetes.io/managed-by=trainyard"
-        assert server.selectors == {"trainingruns": "", "pods": ours, "jobs": ours}
+        assert server.selectors == {kind: "" if kind == "trainingruns" else ours for kind in KINDS}
+        asked = {request: "PartialObjectMetadata" in media for request, media in server.accepted.items()}
+        assert asked == {
+            f"{verb} {kind}": verb == "watch" and kind in ("services", "configmaps")
+            for verb in ("list", "watch")
+            for kind in KINDS
+        }
 
     asyncio.run(scenario())
 
@@ -126,7 +136,7 @@ def test_an_error_in_a_stream_restarts_the_watches_and_nothing_else(watched, cod
         bystander = asyncio.create_task(asyncio.sleep(3_600))
         async with watched(ApiServer(watch)) as told:
             later = asyncio.create_task(asyncio.sleep(3_600))
-            await told.until(lambda: len(told.store) == 1 and told.resyncs == 3)
+            await told.until(lambda: len(told.store) == 1 and told.lists("pods") == 4)
             assert told.watches.restarts == 3
             assert told.signals == 4
             for task in (bystander, later):
@@ -136,16 +146,25 @@ def test_an_error_in_a_stream_restarts_the_watches_and_nothing_else(watched, cod
     asyncio.run(scenario())
 
 
+def tasks_of_the_client():
+    """How many tasks there are, those of the server apart."""
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+    return sum(not name.startswith("RequestHandler.") for name in names)
+
+
 def test_restarts_leave_no_tasks_behind(watched):
     async def watch(plural, stream):
-        await send(stream, "ERROR", {"kind": "Status", "code": 500, "message": "broken"})
+        if plural == "pods":
+            await send(stream, "ERROR", {"kind": "Status", "code": 500, "message": "broken"})
+            return
+        await silent(plural, stream)
 
     async def scenario():
         async with watched(ApiServer(watch)) as told:
             await told.until(lambda: told.watches.restarts == 1)
-            before = len(asyncio.all_tasks())
-            await told.until(lambda: told.watches.restarts == 4, seconds=20)
-            assert len(asyncio.all_tasks()) <= before + 40
+            before = tasks_of_the_client()
+            await told.until(lambda: told.watches.restarts == 5, seconds=30)
+            assert tasks_of_the_client() <= before
 
     asyncio.run(scenario())
 
@@ -164,8 +183,41 @@ def test_an_expired_version_lists_again_and_tells_so(watched):
         server = ApiServer(watch)
         server.objects["trainingruns"] = [run_object()]
         async with watched(server) as told:
-            await told.until(lambda: told.events.count(("trainingruns", None)) == 2)
+            await told.until(lambda: told.lists("trainingruns") == 2)
             assert told.watches.restarts == 0
+
+
+def test_a_list_that_comes_back_empty_is_told(watched):
+    gone, server = [], None
+
+    async def watch(plural, stream):
+        if plural == "trainingruns" and not gone:
+            gone.append(plural)
+            server.objects["trainingruns"] = []
+            await send(stream, "ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+            return
+        await silent(plural, stream)
+
+    async def scenario():
+        nonlocal server
+        server = ApiServer(watch)
+        server.objects["trainingruns"] = [run_object()]
+        async with watched(server) as told:
+            await told.until(lambda: told.lists("trainingruns") == 2)
+            assert told.events == ["trainingruns"]
+
+    asyncio.run(scenario())
+
+
+def test_credentials_that_the_server_refuses_are_tried_again_with_pauses(watched):
+    async def scenario():
+        server = ApiServer()
+        server.answers["GET", "/api/v1/pods"] = web.Response(status=401, body=b"{}")
+        async with watched(server) as told:
+            await told.until(lambda: told.watches.restarts == 3, seconds=20)
+            assert len(server.bodies) <= 4
+            server.answers.clear()
+            await told.until(lambda: told.lists("pods") >= 1)
 
     asyncio.run(scenario())
 

@@ -13,7 +13,12 @@ from aiohttp import web
 Object = dict[str, Any]
 
 GROUPS = {
-    "v1": [("pods", "Pod"), ("namespaces", "Namespace")],
+    "v1": [
+        ("pods", "Pod"),
+        ("services", "Service"),
+        ("configmaps", "ConfigMap"),
+        ("namespaces", "Namespace"),
+    ],
     "trainyard.dev/v1alpha1": [("trainingruns", "TrainingRun")],
     "batch/v1": [("jobs", "Job")],
 }
@@ -41,6 +46,8 @@ class ApiServer:
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         self.selectors: dict[str, str] = {}
         """Label selector of the newest list or watch, by plural."""
+        self.accepted: dict[str, str] = {}
+        """Media type that the newest `list pods` and such asked for."""
         self.url = ""
 
     async def start(self, port: int = 0) -> None:
@@ -87,10 +94,13 @@ class ApiServer:
         self.selectors[plural] = request.query.get("labelSelector", "")
         if request.query.get("watch") != "true":
             self.requests[f"list {plural}"] += 1
-            return web.json_response(
-                {"metadata": {"resourceVersion": "1"}, "items": self.objects.get(plural, [])}
-            )
+            self.accepted[f"list {plural}"] = request.headers.get("Accept", "")
+            items: list[Object] | None = self.objects.get(plural, [])
+            if "PartialObjectMetadataList" in self.accepted[f"list {plural}"]:
+                items = items or None  # as the real one has it
+            return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
         self.requests[f"watch {plural}"] += 1
+        self.accepted[f"watch {plural}"] = request.headers.get("Accept", "")
         stream = web.StreamResponse(headers={"Content-Type": "application/json"})
         await stream.prepare(request)
         await self.watch(plural, stream)

@@ -16,7 +16,16 @@ from trainyard_api.spec import to_document
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.validation import validate_document
 from trainyard_operator.act import Actor
-from trainyard_operator.cluster import CLAIMS, JOBS, PODS, RUNS, Object, Resource
+from trainyard_operator.cluster import (
+    CLAIMS,
+    CONFIG_MAPS,
+    JOBS,
+    PODS,
+    RUNS,
+    SERVICES,
+    Object,
+    Resource,
+)
 from trainyard_operator.controller import Controller
 from trainyard_operator.gather import Gatherer
 from trainyard_operator.intake import Intake
@@ -129,7 +138,13 @@ class Operator:
             self.cluster.watchers.remove(self._see)
 
     def _see(self, resource: Resource, kind: str, stored: Object) -> None:
-        handlers = {RUNS: self.intake.run_event, PODS: self.intake.pod_event, JOBS: self.intake.job_event}
+        handlers = {
+            RUNS: self.intake.run_event,
+            PODS: self.intake.pod_event,
+            JOBS: self.intake.job_event,
+            SERVICES: self.intake.object_event,
+            CONFIG_MAPS: self.intake.object_event,
+        }
         if resource in handlers:
             handlers[resource](kind, stored)
 

@@ -9,9 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import kopf
+
 import trainyard_operator
 from trainyard_operator.cluster import TOKEN_REVIEWS, Resource
 from trainyard_operator.handlers import build_registry
+from trainyard_operator.intake import Intake
+from trainyard_operator.store import Store
+from trainyard_operator.watch_login import WatchLogin
+from trainyard_operator.work_queue import WorkQueue
 
 Object = dict[str, Any]
 
@@ -45,9 +51,15 @@ def used_permissions() -> set[Permission]:
         if path.stem not in ("__init__", "__main__")
         for permission in _of_module(importlib.import_module(f"trainyard_operator.{path.stem}"))
     }
-    for selector in build_registry(None, lambda *_: None)._watching.get_all_selectors():  # type: ignore[arg-type]
+    for selector in _registry()._watching.get_all_selectors():
         used |= {Permission(selector.group or "", str(selector.any_name), verb) for verb in ("list", "watch")}
     return used
+
+
+def _registry() -> kopf.OperatorRegistry:
+    """What kopf watches."""
+    intake = Intake(Store(), WorkQueue(), lambda: 0.0)
+    return build_registry(intake, lambda _: None, WatchLogin((), lambda *_: None))
 
 
 def _of_module(module: ModuleType) -> Iterator[Permission]:
