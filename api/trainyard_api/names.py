@@ -193,7 +193,11 @@ class Reason(StrEnum):
     IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
     IMAGE_PULL_ERROR = "ErrImagePull"
     IMAGE_NEVER_PULL = "ErrImageNeverPull"
+    IMAGE_INSPECT_ERROR = "ImageInspectError"
     INVALID_IMAGE_NAME = "InvalidImageName"
+    REGISTRY_UNAVAILABLE = "RegistryUnavailable"
+    SIGNATURE_INVALID = "SignatureValidationFailed"
+    RUN_CONTAINER_ERROR = "RunContainerError"
     CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
     CONTAINER_ERROR = "CreateContainerError"
 

@@ -179,7 +179,12 @@ def test_pods_without_a_node_are_told_with_the_schedulers_words():
     [
         "ImagePullBackOff",
         "ErrImagePull",
+        "ErrImageNeverPull",
+        "ImageInspectError",
         "InvalidImageName",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+        "RunContainerError",
         "CreateContainerConfigError",
         "CreateContainerError",
     ],
