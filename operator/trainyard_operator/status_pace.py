@@ -5,8 +5,9 @@ write tells as much as it can. Progress comes in reports a few seconds apart; a 
 before the next report but just after the last one that it can wait for tells the same in fewer writes.
 """
 
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainyard_operator.keys import RunKey
 from trainyard_operator.settings import Settings
@@ -34,13 +35,14 @@ class Unwritten:
     """Unix time of the last of them."""
     gap_seconds: float | None
     """From the report before to the last one; None when it is the only one that is known."""
+    limit_at: float
+    """Unix time until which they may wait in a rush."""
 
     def due_at(self, written_at: float, settings: Settings, *, is_rush: bool) -> float:
         """When they are to be written, in Unix time.
 
-        The last report that comes before the latest time is the best one to write. In a rush the latest time
-        counts from the first unwritten report, so that none of them waits for longer than
-        `progress_seconds`; otherwise it counts from the last write.
+        The last report that comes before the latest time is the best one to write. In a rush that time is
+        the limit of these reports; otherwise it counts from the last write.
 
         Args:
             written_at: Unix time of the last write of the status, minus infinity before any.
@@ -49,7 +51,7 @@ class Unwritten:
         """
         tolerance = TOLERANCE * settings.progress_seconds
         earliest = written_at + settings.progress_seconds - tolerance
-        latest = (self.first_at if is_rush else written_at) + settings.progress_seconds + tolerance
+        latest = (self.limit_at if is_rush else written_at + settings.progress_seconds) + tolerance
         another_comes = is_rush if self.gap_seconds is None else self.last_at + self.gap_seconds <= latest
         return latest if another_comes or self.last_at < earliest else self.last_at
 
@@ -76,15 +78,22 @@ class StatusPace:
         before = self._reported_at.get(key)
         self._reported_at[key] = now
         known = self._unwritten.get(key)
-        first_at = now if known is None else known.first_at
-        self._unwritten[key] = Unwritten(first_at, now, None if before is None else now - before)
+        gap_seconds = None if before is None else now - before
+        if known is not None:
+            self._unwritten[key] = replace(known, last_at=now, gap_seconds=gap_seconds)
+        else:
+            # Runs that begin to report together would be written together ever after.
+            share = _spread(key) if before is None else 1.0
+            limit_at = now + share * self._settings.progress_seconds
+            self._unwritten[key] = Unwritten(now, now, gap_seconds, limit_at)
         return self._seconds_until_progress(key, now)
 
     def seconds_until_due(self, key: RunKey, need: Urgency) -> float:
         """How long a status may wait that was found to have changed."""
         now = self._clock()
         if need is Urgency.SOON:
-            noticed_at = self._noticed_at.setdefault(key, now)
+            unwritten = self._unwritten.get(key)
+            noticed_at = self._noticed_at.setdefault(key, now if unwritten is None else unwritten.first_at)
             return noticed_at + patience(self._settings, len(self._noticed_at)) - now
         return self._seconds_until_progress(key, now) if need is Urgency.PROGRESS else 0.0
 
@@ -101,7 +110,8 @@ class StatusPace:
         self._noticed_at.pop(key, None)
         later = self._unwritten.pop(key, None)
         if later is not None and later.last_at > gathered_at:
-            self._unwritten[key] = Unwritten(later.last_at, later.last_at, later.gap_seconds)
+            limit_at = later.last_at + self._settings.progress_seconds
+            self._unwritten[key] = replace(later, first_at=later.last_at, limit_at=limit_at)
 
     def forget(self, key: RunKey) -> None:
         """Free what is kept of a run that is gone."""
@@ -116,3 +126,8 @@ class StatusPace:
             return max(0.0, written_at + self._settings.progress_seconds - now)
         is_rush = len(self._unwritten) > UNHURRIED_PER_SECOND * self._settings.progress_seconds
         return max(0.0, unwritten.due_at(written_at, self._settings, is_rush=is_rush) - now)
+
+
+def _spread(key: RunKey) -> float:
+    """A number from 0 to 1 that differs from run to run."""
+    return zlib.crc32(key.uid.encode()) / 2**32

@@ -1,5 +1,7 @@
 """How long a status waits that tells of no end and no decision."""
 
+from collections import Counter
+
 import pytest
 
 from trainyard_operator.keys import RunKey
@@ -25,21 +27,21 @@ def test_settings_that_want_more_patience_get_it():
 @pytest.mark.parametrize(
     ("unwritten", "written_at", "calm", "rush"),
     [
-        (Unwritten(105.0, 105.0, 5.0), 100.0, 110.5, 115.5),  # another one comes before either limit
-        (Unwritten(105.0, 110.0, 5.0), 100.0, 110.0, 115.5),  # the last one of a calm time
-        (Unwritten(105.0, 115.1, 5.0), 100.0, 115.1, 115.1),  # the last one of a rush
+        (Unwritten(105.0, 105.0, 5.0, 115.0), 100.0, 110.5, 115.5),  # another one comes before either limit
+        (Unwritten(105.0, 110.0, 5.0, 115.0), 100.0, 110.0, 115.5),  # the last one of a calm time
+        (Unwritten(105.0, 115.1, 5.0, 115.0), 100.0, 115.1, 115.1),  # the last one of a rush
         (
-            Unwritten(105.0, 109.4, 30.0),
+            Unwritten(105.0, 109.4, 30.0, 115.0),
             100.0,
             110.5,
             115.5,
         ),  # no other one comes, but the last write is too recent
-        (Unwritten(130.0, 130.0, 30.0), 100.0, 130.0, 130.0),  # no other one comes for long
-        (Unwritten(101.0, 110.0, 1.0), 100.0, 110.0, 111.5),
-        (Unwritten(101.0, 109.0, 1.0), 100.0, 110.5, 111.5),
-        (Unwritten(105.0, 105.0, None), 100.0, 110.5, 115.5),  # the first one to this process
-        (Unwritten(105.0, 105.0, None), NEVER, 105.0, 115.5),
-        (Unwritten(105.0, 110.0, 5.0), NEVER, 110.0, 115.5),
+        (Unwritten(130.0, 130.0, 30.0, 140.0), 100.0, 130.0, 130.0),  # no other one comes for long
+        (Unwritten(101.0, 110.0, 1.0, 111.0), 100.0, 110.0, 111.5),
+        (Unwritten(101.0, 109.0, 1.0, 111.0), 100.0, 110.5, 111.5),
+        (Unwritten(105.0, 105.0, None, 115.0), 100.0, 110.5, 115.5),  # the first one to this process
+        (Unwritten(105.0, 105.0, None, 115.0), NEVER, 105.0, 115.5),
+        (Unwritten(105.0, 110.0, 5.0, 115.0), NEVER, 110.0, 115.5),
     ],
 )
 def test_progress_is_written_with_the_last_report_that_can_be_waited_for(unwritten, written_at, calm, rush):
@@ -90,6 +92,19 @@ def test_many_runs_are_written_every_fifteen_seconds_and_no_report_waits_for_lon
     rate, longest = writes_of(600, 5.0, 120)
     assert rate == pytest.approx(0.667, abs=0.08)
     assert longest == pytest.approx(10.0, abs=0.01)
+
+
+def test_runs_that_begin_to_report_together_are_not_written_together():
+    clock = Clock()
+    pace = StatusPace(Settings(), clock)
+    keys = [RunKey("research", f"run-{number}", str(number)) for number in range(1_000)]
+    waits = [pace.report(key) for key in keys]
+    assert waits[:250] == [0.0] * 250
+    tenths = Counter(int(wait - 0.5) for wait in waits[250:])
+    assert sorted(tenths) == list(range(10))
+    assert max(tenths.values()) < 2 * 75
+    clock.now += 10.0
+    assert max(pace.seconds_until_due(key, Urgency.SOON) for key in keys) <= 0.0
 
 
 def test_a_report_that_came_while_the_status_was_written_waits_from_then_on():
