@@ -148,6 +148,9 @@ class ObservedObject:
 def observe_run(raw: Object) -> ObservedRun:
     """The run in an object of the API server.
 
+    Fields of the status that are not known are passed over: an operator of another version wrote them,
+    before an upgrade or a roll-back.
+
     Raises:
         ConfigurationError: its status is none of ours, so nothing about it can be trusted.
     """
@@ -168,7 +171,7 @@ def observe_run(raw: Object) -> ObservedRun:
         "spec": spec,
     }
     try:
-        status = TrainingRunStatus.model_validate(raw.get("status") or {})
+        status = TrainingRunStatus.model_validate(raw.get("status") or {}, extra="ignore")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -9,6 +9,7 @@ from trainyard_api.errors import ConfigurationError
 from trainyard_api.status import TrainingRunStatus
 from trainyard_operator.intake import Intake
 from trainyard_operator.observe import observe_job, observe_pod, observe_run, version_number
+from trainyard_operator.status import status_patch
 from trainyard_operator.store import Store
 from trainyard_operator.work_queue import WorkQueue
 
@@ -193,6 +194,18 @@ def test_a_status_that_is_none_of_ours_is_refused_with_its_field():
     document["status"] = {"restarts": "many"}
     with pytest.raises(ConfigurationError, match=r"status\.restarts"):
         observe_run(document)
+
+
+def test_a_status_that_another_version_of_the_operator_wrote_is_read():
+    document = run_document()
+    document["metadata"] |= {"uid": "1", "resourceVersion": "1", "creationTimestamp": "2027-01-15T08:00:00Z"}
+    attempt = {"number": 0, "startedAt": "2027-01-15T08:00:00Z", "colour": "red"}
+    document["status"] = {"restarts": 3, "attempts": [attempt], "forecast": "sunny"}
+    run = observe_run(document)
+    assert (run.status.restarts, run.status.attempts[0].number) == (3, 0)
+    # What is not known is left as it is.
+    changed = run.status.model_copy(update={"restarts": 4})
+    assert "forecast" not in status_patch(run.written, changed)["status"]
 
 
 def job_of(uid, owner="run-1"):
