@@ -94,7 +94,9 @@ class StatusPace:
         if need is Urgency.SOON:
             unwritten = self._unwritten.get(key)
             noticed_at = self._noticed_at.setdefault(key, now if unwritten is None else unwritten.first_at)
-            return noticed_at + patience(self._settings, len(self._noticed_at)) - now
+            wait = noticed_at + patience(self._settings, len(self._noticed_at)) - now
+            is_spread = unwritten is not None and self._is_rush()
+            return min(wait, self._seconds_until_progress(key, now)) if is_spread else wait
         return self._seconds_until_progress(key, now) if need is Urgency.PROGRESS else 0.0
 
     def settle(self, key: RunKey, gathered_at: float, *, was_written: bool) -> None:
@@ -124,8 +126,11 @@ class StatusPace:
         unwritten = self._unwritten.get(key)
         if unwritten is None:
             return max(0.0, written_at + self._settings.progress_seconds - now)
-        is_rush = len(self._unwritten) > UNHURRIED_PER_SECOND * self._settings.progress_seconds
-        return max(0.0, unwritten.due_at(written_at, self._settings, is_rush=is_rush) - now)
+        return max(0.0, unwritten.due_at(written_at, self._settings, is_rush=self._is_rush()) - now)
+
+    def _is_rush(self) -> bool:
+        """Whether the reports of many runs wait."""
+        return len(self._unwritten) > UNHURRIED_PER_SECOND * self._settings.progress_seconds
 
 
 def _spread(key: RunKey) -> float:
