@@ -82,8 +82,7 @@ class StatusPace:
         if known is not None:
             self._unwritten[key] = replace(known, last_at=now, gap_seconds=gap_seconds)
         else:
-            # Runs that begin to report together would be written together ever after.
-            share = _spread(key) if before is None else 1.0
+            share = 1.0 if before is not None else _first_share(key)
             limit_at = now + share * self._settings.progress_seconds
             self._unwritten[key] = Unwritten(now, now, gap_seconds, limit_at)
         return self._seconds_until_progress(key, now)
@@ -133,6 +132,10 @@ class StatusPace:
         return len(self._unwritten) > UNHURRIED_PER_SECOND * self._settings.progress_seconds
 
 
-def _spread(key: RunKey) -> float:
-    """A number from 0 to 1 that differs from run to run."""
-    return zlib.crc32(key.uid.encode()) / 2**32
+def _first_share(key: RunKey) -> float:
+    """Part of the longest wait that the first reports of a run may take, from 0 to 1.
+
+    Runs that begin to report together would be written together ever after. Two writes are up to half as long
+    again apart as a report may wait; over so long a time their first writes are spread.
+    """
+    return min(1.0, 1.5 * zlib.crc32(key.uid.encode()) / 2**32)
