@@ -105,6 +105,7 @@ class Application:
             self._watch_answered,
             install_signals,
         )
+        self._group = asyncio.TaskGroup()
         self._taking_over: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,8 +120,8 @@ class Application:
         await server.start()
         if self.progress_service is not None:
             await self.progress_service.start()
-        leading = asyncio.create_task(self._lead(), name="leadership")
         working = asyncio.create_task(self._work(), name="work")
+        leading = asyncio.create_task(self._lead(), name="leadership")
         stopping = asyncio.create_task(_wait_for(stop), name="stop")
         tasks = (leading, working, stopping)
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -135,8 +136,9 @@ class Application:
 
     async def _work(self) -> None:
         """Everything but the lease."""
-        await self.resync.now()
         async with asyncio.TaskGroup() as group:
+            self._group = group
+            await self.resync.now()
             group.create_task(self.watches.run())
             group.create_task(self.resync.run())
             group.create_task(self.controller.run(self.settings.workers))
@@ -145,9 +147,9 @@ class Application:
         await self.leadership.run(self._start_leading, self._stop_leading)
 
     async def _start_leading(self) -> None:
-        """Take over, beside the renewals of the lease."""
+        """Take over, beside the renewals of the lease; a leader that fails at it must not stay in office."""
         self.metrics.set_leader(is_leader=True)
-        self._taking_over = asyncio.create_task(self._take_over(), name="take over")
+        self._taking_over = self._group.create_task(self._take_over(), name="take over")
 
     async def _take_over(self) -> None:
         """See everything as it is now, and only then act: what watches told so far may be late."""
