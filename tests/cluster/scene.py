@@ -143,10 +143,11 @@ class Scene:
         what: str,
         seconds: float = USUAL_SECONDS,
     ) -> dict[Place, Object]:
-        """Wait until something holds for the pods that are there, by place, and return them."""
+        """Wait until something holds for the pods that are there, the newest of each place; return them."""
 
         def found(pods: Sequence[Object]) -> dict[Place, Object] | None:
-            by_place = {place_of(pod): pod for pod in pods}
+            by_age = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+            by_place = {place_of(pod): pod for pod in by_age}
             return by_place if holds(by_place) else None
 
         pods = self.rest.wait("pods", self.namespace, found, seconds, what)
