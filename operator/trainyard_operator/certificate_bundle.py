@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from trainyard_operator.cluster import CONFIG_MAPS, Resource
-from trainyard_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
+from trainyard_operator.errors import AlreadyExistsError, ClusterError, ConflictError, NotFoundError
 
 MAXIMUM_AUTHORITIES = 8
 BUNDLE_KEY = "ca.crt"
@@ -170,18 +170,27 @@ class BundlePublisher:
         self._checked_at[namespace] = self._clock()
 
     def forget(self, namespace: str) -> None:
-        """Drop a namespace that has no run left."""
+        """Drop a namespace that is gone."""
         self._checked_at.pop(namespace, None)
         self._locks.pop(namespace, None)
 
     async def ensure_everywhere(self) -> None:
-        """Copy a changed bundle to all namespaces that have runs.
+        """Copy a changed bundle to all namespaces that have had runs, however many of them refuse it.
 
         Raises:
-            ClusterError: the API server does not let us.
+            ClusterError: the API server does not let us, in the first such namespace.
+            NotLeadingError: another replica leads.
         """
+        errors: list[ClusterError] = []
         for namespace in list(self._checked_at):
-            await self.ensure(namespace)
+            try:
+                await self.ensure(namespace)
+            except NotFoundError:
+                self.forget(namespace)
+            except ClusterError as error:
+                errors.append(error)
+        for error in errors:
+            raise error
 
 
 def _with_bundle(found: Object, bundle: str) -> Object:

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 from cryptography import x509
@@ -20,6 +21,7 @@ from trainyard_operator.certificates import (
     create_authority,
     issue,
 )
+from trainyard_operator.errors import ForbiddenError, NotFoundError
 
 DAY = 86_400.0
 
@@ -249,6 +251,40 @@ def test_a_namespace_gets_the_bundle_once_and_again_when_it_changes(config_maps,
 
     assert asyncio.run(lead()) == 2
     assert config_maps.writes == ["operators", "team", "operators", "team"]
+    assert config_maps.bundle("team") == config_maps.bundle("operators")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "is_raised"),
+    [(NotFoundError("no namespace gone"), False), (ForbiddenError("gone is being terminated"), True)],
+)
+def test_a_namespace_that_is_gone_keeps_the_bundle_from_no_other(config_maps, clock, refusal, is_raised):
+    first, second = pems(2, clock)
+    leader = publisher(config_maps, clock)
+    create = config_maps.create
+
+    async def refuse(resource, namespace, body):
+        if namespace == "gone":
+            raise refusal
+        return await create(resource, namespace, body)
+
+    async def lead():
+        await leader.publish(first)
+        for namespace in ("gone", "team"):
+            await leader.ensure(namespace)
+        del config_maps.objects["gone", "trust"]
+        config_maps.create = refuse
+        await publisher(config_maps, clock).publish(second)
+        await leader.publish(first)
+        with pytest.raises(ForbiddenError) if is_raised else nullcontext():
+            await leader.ensure_everywhere()
+        reads = config_maps.num_reads
+        if not is_raised:
+            clock.now += 1_000
+            await leader.ensure_everywhere()
+            assert config_maps.num_reads == reads + 1
+
+    asyncio.run(lead())
     assert config_maps.bundle("team") == config_maps.bundle("operators")
 
 
