@@ -224,7 +224,8 @@ def check_shards(scene: Scene, storage: Path) -> None:
     prepared = storage / "runs" / "prepared"
     units = {path.stat().st_ino for path in prepared.glob("units/extract-*/*.text")}
     assert len(units) == 2
-    assert {path.stat().st_ino for path in prepared.glob("extract-*/*.text")} == units
+    # The run that goes on reads the undivided excerpt beside them.
+    assert {path.stat().st_ino for path in prepared.glob("extract-*/*.text")} > units
 
 
 def test_a_run_waits_for_another_in_real_pods_and_goes_on_from_its_model(scene: Scene, storage: Path) -> None:
