@@ -189,8 +189,8 @@ class BundlePublisher:
                 self.forget(namespace)
             except ClusterError as error:
                 errors.append(error)
-        for error in errors:
-            raise error
+        for refusal in errors:
+            raise refusal
 
 
 def _with_bundle(found: Object, bundle: str) -> Object:
