@@ -150,7 +150,7 @@ class FakeNodes:
         for retry in range(job["spec"]["backoffLimitPerIndex"] + 1):
             pod = self._pod_of(job, index, retry)
             ended = None if pod is None else await self._end_of(pod)
-            if ended is None:
+            if pod is None or ended is None:
                 return False
             code = ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
             if code == 0:
