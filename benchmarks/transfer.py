@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # tools fetches models and corpora
+
 from harness import Figure, Report, Target, at_least, interleave, median_of, options, ratio
 from transfer_arms import PARTS_OF_SPEECH, SPAM, Outcome, Task, random_weights, trainyard_outcome
 from transfer_data import Email, Parts, Sentence, divide, draw, read_emails, read_sentences
