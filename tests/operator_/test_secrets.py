@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support.fake_nodes import Life, ordinary_life, place_of
-from tests.support.operator_harness import NAMESPACE, play, run_document
+from tests.support.operator_harness import NAMESPACE, play, run_document, sharded_document
 from trainyard_operator.cluster import EVENTS, JOBS, PODS, RUNS, error_of
 from trainyard_operator.errors import ForbiddenError
 
@@ -90,7 +90,6 @@ def test_secrets_in_why_a_pod_was_taken_away_are_not_told(status):
     play(scenario, life_of=train_life(run_seconds=None))
 
 
-@pytest.mark.usefixtures("two_shards")
 def test_secrets_in_why_a_job_failed_are_not_told():
     async def scenario(world):
         world.nodes.refuse = "the controller makes no pods"
