@@ -93,7 +93,7 @@ def test_secrets_in_why_a_pod_was_taken_away_are_not_told(status):
 def test_secrets_in_why_a_job_failed_are_not_told():
     async def scenario(world):
         world.nodes.refuse = "the controller makes no pods"
-        world.create()
+        world.create(sharded_document())
         await world.after(2)
         (job,) = world.cluster.objects(JOBS)
         condition = {"type": "Failed", "status": "True", "message": TEXT}
