@@ -18,6 +18,8 @@ from trainyard_trainer.data.locations import open_location, open_stream, stored_
 from trainyard_trainer.data.sources import InputFile
 from trainyard_trainer.data.units import divide
 
+MODEL = "spec.model.pretrained.uri"
+TEACHER = "spec.distillation.teacher.pretrained.uri"
 OTHER_TEXTS = [text.replace("word", "Word", 1) for text in TEXTS]
 
 
@@ -144,7 +146,7 @@ def test_a_tokenizer_and_a_model_come_from_a_server_without_lengths(site, tmp_pa
     site.files |= {f"/model/{name}": (model / name).read_bytes() for name in names}
     site.files["/model/"] = "".join(f'<a href="{name}">' for name in names).encode()
     site.tells_length = False
-    remote = fetch_model.open_remote(f"{site.address}/model/")
+    remote = fetch_model.open_remote(f"{site.address}/model/", MODEL)
     assert remote.sizes == {name: (model / name).stat().st_size for name in names}
     (tmp_path / "fetched").mkdir()
     remote.fetch(names, tmp_path / "fetched", lambda _: None)
@@ -174,7 +176,7 @@ def test_a_server_that_cannot_answer_now_is_worth_a_retry(status, site, tmp_path
     with pytest.raises(TransientError, match=r"spec.tokenizer.uri: http\S+ cannot be reached"):
         read_existing(f"{site.address}/tokenizer.json", {})
     with pytest.raises(TransientError, match=r"spec.model.pretrained.uri: http\S+ cannot be reached"):
-        fetch_model.open_remote(f"{site.address}/model/")
+        fetch_model.open_remote(f"{site.address}/model/", MODEL)
 
 
 def test_a_refused_connection_is_worth_a_retry(closed_address, tmp_path):
@@ -182,8 +184,8 @@ def test_a_refused_connection_is_worth_a_retry(closed_address, tmp_path):
         run(source_plan(tmp_path, closed_address))
     with pytest.raises(TransientError, match=r"spec\.tokenizer\.uri"):
         read_existing(f"{closed_address}/tokenizer.json", {})
-    with pytest.raises(TransientError, match=r"spec\.model\.pretrained\.uri"):
-        fetch_model.open_remote(f"{closed_address}/model/")
+    with pytest.raises(TransientError, match=r"spec\.distillation\.teacher\.pretrained\.uri"):
+        fetch_model.open_remote(f"{closed_address}/model/", TEACHER)
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def _fetched(
     place: ModelPlace, choose: Choose, store: StepStore, start: Callable[[], Advance]
 ) -> FinishedStep:
     """The step of a model that is copied from elsewhere."""
-    remote = open_remote(place.reference)
+    remote = open_remote(place.reference, place.where)
 
     def body(target: Path) -> StepOutcome:
         weights = fetch_model(remote, target, choose, start())

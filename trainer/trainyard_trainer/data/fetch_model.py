@@ -16,7 +16,6 @@ from trainyard_trainer.data.parallel import Advance
 from trainyard_trainer.data.steps import STORAGE_FULL
 
 HUB = "hf://"
-WHERE = "spec.model.pretrained.uri"
 COPY_BYTES = 1 << 22
 
 _READ_ENDINGS = (".json", ".safetensors")
@@ -33,6 +32,10 @@ class Remote(Protocol):
     """A folder elsewhere."""
 
     @property
+    def where(self) -> str:
+        """The field of the spec that names it."""
+
+    @property
     def sizes(self) -> Mapping[str, int]:
         """Bytes of its files by name; folders in it are left out."""
 
@@ -44,18 +47,19 @@ class Remote(Protocol):
         """Copy files of it into a folder."""
 
 
-def open_remote(uri: str) -> Remote:
+def open_remote(uri: str, where: str) -> Remote:
     """The folder of a stored model.
 
     Args:
-        uri: hf://organisation/name@commit, or any other fsspec URI of a folder.
+        uri: hf://organisation/name@commit, or another URI of a folder.
+        where: the field of the spec that names it.
 
     Raises:
         DataError: it is not there, or may not be read.
         TransientError: it cannot be reached.
         ConfigurationError: it is no place that a run reads from, or a package for it is missing.
     """
-    return HubModel.named(uri) if uri.startswith(HUB) else StoredFolder.at(uri)
+    return HubModel.named(uri, where) if uri.startswith(HUB) else StoredFolder.at(uri, where)
 
 
 def fetch_model(remote: Remote, folder: Path, choose: Choose, advance: Advance) -> tuple[str, ...]:
@@ -67,11 +71,11 @@ def fetch_model(remote: Remote, folder: Path, choose: Choose, advance: Advance) 
     """
     small = [name for name in JSON_NAMES if name in remote.sizes]
     if CONFIG not in small:
-        raise DataError(WHERE, f"its folder has no {CONFIG}", "Name the folder of a stored model")
+        raise DataError(remote.where, f"its folder has no {CONFIG}", "Name the folder of a stored model")
     for name in small:
         if remote.sizes[name] > MAXIMUM_JSON_BYTES:
             raise DataError(
-                WHERE,
+                remote.where,
                 f"{name} has {remote.sizes[name]} bytes, more than {MAXIMUM_JSON_BYTES}",
                 "Name a folder in the form of Transformers",
             )
@@ -80,7 +84,7 @@ def fetch_model(remote: Remote, folder: Path, choose: Choose, advance: Advance) 
     total = sum(remote.sizes[name] for name in weights)
     if total > MAXIMUM_MODEL_BYTES:
         raise DataError(
-            WHERE,
+            remote.where,
             f"its weights have {total} bytes, more than {MAXIMUM_MODEL_BYTES}",
             "Start from a smaller model",
         )
@@ -97,12 +101,13 @@ class StoredFolder:
     paths: Mapping[str, str]
     sizes: Mapping[str, int]
     identity: Mapping[str, Any]
+    where: str
 
     @classmethod
-    def at(cls, uri: str) -> "StoredFolder":
+    def at(cls, uri: str, where: str) -> "StoredFolder":
         """List the folder of a URI."""
-        file_system, root = open_location(uri, WHERE)
-        with reading(WHERE, uri, "Name the folder of a stored model"):
+        file_system, root = open_location(uri, where)
+        with reading(where, uri, "Name the folder of a stored model"):
             file_system.invalidate_cache()
             entries = [entry for entry in file_system.ls(root, detail=True) if entry.get("type") == "file"]
             infos = {posixpath.basename(str(entry["name"])): entry for entry in entries}
@@ -117,7 +122,7 @@ class StoredFolder:
                 for name in sorted(infos)
                 if name.endswith(_READ_ENDINGS)
             ]
-        return cls(uri, file_system, paths, sizes, {"files": keys})
+        return cls(uri, file_system, paths, sizes, {"files": keys}, where)
 
     def fetch(self, names: Iterable[str], folder: Path, advance: Advance) -> None:
         """See `Remote`."""
@@ -132,7 +137,7 @@ class StoredFolder:
         path = self.paths[name]
         size_bytes = self.sizes[name]
         with (
-            reading(WHERE, path, "Store the model again"),
+            reading(self.where, path, "Store the model again"),
             open_file(self.file_system, path, size_bytes) as source,
         ):
             while block := source.read(COPY_BYTES):
@@ -146,6 +151,7 @@ class HubModel:
     repository: str
     commit: str
     sizes: Mapping[str, int]
+    where: str
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -153,26 +159,26 @@ class HubModel:
         return {"repository": self.repository, "commit": self.commit}
 
     @classmethod
-    def named(cls, uri: str) -> "HubModel":
+    def named(cls, uri: str, where: str) -> "HubModel":
         """List the files of a commit."""
         matched = _HUB_MODEL.fullmatch(uri)
         if matched is None:
-            raise DataError(WHERE, f"{uri} names no commit", "Write hf://organisation/name@ and 40 digits")
-        listed = _snapshot(matched[1], matched[2], ["*"], dry_run=True)
+            raise DataError(where, f"{uri} names no commit", "Write hf://organisation/name@ and 40 digits")
+        listed = _snapshot(matched[1], matched[2], ["*"], where, dry_run=True)
         sizes = {str(file.filename): int(file.file_size or 0) for file in listed if "/" not in file.filename}
-        return cls(matched[1], matched[2], sizes)
+        return cls(matched[1], matched[2], sizes, where)
 
     def fetch(self, names: Iterable[str], folder: Path, advance: Advance) -> None:
         """See `Remote`."""
         download = folder / "download"
-        _snapshot(self.repository, self.commit, list(names), local_dir=download)
+        _snapshot(self.repository, self.commit, list(names), self.where, local_dir=download)
         for name in names:
             (download / name).rename(folder / name)
             advance(self.sizes[name])
         shutil.rmtree(download)
 
 
-def _snapshot(repository: str, commit: str, names: list[str], **options: Any) -> Any:
+def _snapshot(repository: str, commit: str, names: list[str], where: str, **options: Any) -> Any:
     """Call the hub's client.
 
     Raises:
@@ -191,15 +197,15 @@ def _snapshot(repository: str, commit: str, names: list[str], **options: Any) ->
         return snapshot_download(repository, revision=commit, allow_patterns=names, **options)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DataError(
-            WHERE,
+            where,
             f"the hub shows no {repository} at commit {commit} to this user",
             "Correct the name or the commit, or give the processes a token in HF_TOKEN",
         ) from error
     except (OSError, RevisionResolutionError, XetDownloadError) as error:
         if isinstance(error, OSError) and error.errno in STORAGE_FULL:
             raise
-        raise fault_error(error, WHERE, f"{HUB}{repository}@{commit}") or TransientError(
-            WHERE,
+        raise fault_error(error, where, f"{HUB}{repository}@{commit}") or TransientError(
+            where,
             f"the hub cannot be reached for {repository}: {error}",
             "Check the network, or name a folder of your storage",
         ) from error
