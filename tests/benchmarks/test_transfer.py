@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -132,3 +133,12 @@ def test_arms_that_did_other_work_are_noticed():
         check_same_work({OURS: [outcome], PEER: [replace(outcome, num_tokens=98)]}, whole_epoch=True)
     with pytest.raises(AssertionError):
         check_same_work({OURS: [outcome], PEER: [replace(outcome, num_judged=8)]}, whole_epoch=False)
+
+
+@pytest.mark.slow
+def test_it_starts_by_its_path_in_any_folder(tmp_path):
+    program = Path(__file__).parents[2] / "benchmarks" / "transfer.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--help"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "--tune" in done.stdout
