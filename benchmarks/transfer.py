@@ -40,8 +40,8 @@ QUICK_STEPS = 7
 PRETRAINED, RANDOM = "pre-trained", "random weights"
 STARTS = (PRETRAINED, RANDOM)
 
-STEPS_BY_LABELS = {64: 64, 256: 96, 1024: 192}
-"""Of both starts: 16, 6 and 3 epochs."""
+STEPS_BY_LABELS = {64: 64, 256: 96, 1024: 384}
+"""Of both starts: 16, 6 and 6 epochs."""
 FEW, MANY = 256, 1024
 LEARNING_RATES = {PRETRAINED: 1.0e-4, RANDOM: 1.0e-4}
 """Of (a)."""
