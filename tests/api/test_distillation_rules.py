@@ -17,9 +17,11 @@ def problems_of(distillation, model=HALF, objective="MaskedLM", **spec):
     )
     if "tokenizer" not in spec:
         del document["spec"]["tokenizer"]
-    with pytest.raises(InvalidRunError) as raised:
+    try:
         validate_document(document)
-    return [(problem.path, problem.problem) for problem in raised.value.problems]
+    except InvalidRunError as error:
+        return [(problem.path, problem.problem) for problem in error.problems]
+    return []
 
 
 @pytest.mark.parametrize(
@@ -41,8 +43,8 @@ def problems_of(distillation, model=HALF, objective="MaskedLM", **spec):
         ),
     ],
 )
-def test_nothing_is_wrong_with_sound_distillation_but_that_it_is_not_built_yet(distillation, rest):
-    assert problems_of(distillation, **rest) == [("spec.distillation", "not supported yet")]
+def test_nothing_is_wrong_with_sound_distillation_but_that_parts_of_it_are_not_built_yet(distillation, rest):
+    assert {problem for _, problem in problems_of(distillation, **rest)} <= {"not supported yet"}
 
 
 def test_a_student_from_random_weights_without_a_teacher_still_needs_a_tokenizer():

@@ -37,11 +37,12 @@ def student_plan(folder: Path, teacher: Path, name: str, **changes: Any) -> RunP
     write_lines(folder / "texts.jsonl")
     distillation = {"teacher": {"pretrained": {"uri": teacher.as_uri()}}, **changes.pop("distillation", {})}
     sizes = {"num_hidden_layers": 1, "hidden_size": 64, "hidden_dropout_prob": 0.0}
+    model = changes.pop("model", {"architecture": {"preset": "bert-tiny", "overrides": sizes}})
     plan = make_plan(
         folder,
         output=name,
         pretraining={"objective": "MaskedLM"},
-        model={"architecture": {"preset": "bert-tiny", "overrides": sizes}},
+        model=model,
         tokenizer=None,
         distillation=distillation,
         **{
@@ -71,6 +72,10 @@ LOSSES: tuple[dict[str, Any], ...] = (
 )
 
 
+COPIED = 1
+"""Number of the set of terms whose student is cut from its teacher."""
+
+
 @pytest.fixture(scope="module")
 def runs(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunPlan, RunPlan]]:
     """For each set of terms a run, and one that was stopped in the middle and went on."""
@@ -78,6 +83,8 @@ def runs(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[
 
     def plan(name: str, number: int) -> RunPlan:
         changes = {"distillation": LOSSES[number], "deepspeed": {"zeroStage": number}}
+        if number == COPIED:
+            changes["model"] = {"fromTeacher": {"everyNthLayer": 2}}
         return student_plan(folder, teacher, f"{name}-{number}", **changes)
 
     made = [(plan("whole", number), plan("stopped", number)) for number in range(len(LOSSES))]
@@ -131,6 +138,16 @@ def test_the_exported_student_is_a_plain_model_without_projections(
     assert not info["unexpected_keys"]
     assert not info["missing_keys"]
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (64, 1)
+
+
+@pytest.mark.slow
+def test_a_student_that_was_cut_from_its_teacher_is_exported_with_its_own_depth(
+    runs: list[tuple[RunPlan, RunPlan]],
+) -> None:
+    plan = runs[COPIED][0]
+    export(plan, clock=lambda: 1.8e9)
+    model = AutoModelForMaskedLM.from_pretrained(plan.paths.model, local_files_only=True)
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (128, 1)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
 from trainyard_trainer.engine import COMPUTE_DTYPES
@@ -12,6 +11,7 @@ from trainyard_trainer.methods.loss_terms import DATA_TERM, LossTerm
 from trainyard_trainer.models.build import model_kind
 from trainyard_trainer.models.distilled_model import DistilledModel
 from trainyard_trainer.models.layers import parameter_depths
+from trainyard_trainer.models.student_layers import chosen_layers, compared_layers, evenly_spread
 from trainyard_trainer.models.teacher import load_teacher
 from trainyard_trainer.workload import Workload
 
@@ -43,29 +43,17 @@ def with_teacher(
         return student, (DATA_TERM,)
     shown = workload.model(teacher)
     shown.to(device=device, dtype=COMPUTE_DTYPES[plan.spec.training.precision])
-    pairs = [(pair.student, pair.teacher) for pair in distillation.layer_map]
-    sizes = parameter_depths(model).num_layers, parameter_depths(teacher).num_layers
-    _check_layers(pairs, sizes)
-    distilled = DistilledModel(student, shown, plan.spec, pairs or spread_evenly(*sizes))
+    num_layers = parameter_depths(teacher).num_layers
+    wanted = plan.spec.model.from_teacher
+    origins = (
+        evenly_spread(parameter_depths(model).num_layers, num_layers)
+        if wanted is None
+        else chosen_layers(wanted, num_layers)
+    )
+    pairs = compared_layers(distillation.layer_map, origins, num_layers)
+    distilled = DistilledModel(
+        student, shown, plan.spec, pairs, workload.data.manifest.tokenizer.vocabulary_size
+    )
     if checkpoint is not None:
         distilled.load_projections(load_model_weights(checkpoint))
     return distilled, distilled.terms
-
-
-def spread_evenly(num_student_layers: int, num_teacher_layers: int) -> list[tuple[int, int]]:
-    """Each layer of a student and one of its teacher; the embeddings and the last layers are among them."""
-    return [
-        (number, round(number * num_teacher_layers / num_student_layers))
-        for number in range(num_student_layers + 1)
-    ]
-
-
-def _check_layers(pairs: list[tuple[int, int]], sizes: tuple[int, int]) -> None:
-    for number, pair in enumerate(pairs):
-        for name, layer, size in zip(("student", "teacher"), pair, sizes, strict=True):
-            if layer > size:
-                raise ConfigurationError(
-                    f"spec.distillation.layerMap[{number}].{name}",
-                    f"it is {layer}, and the {name} has {size} layers",
-                    f"Set it to at most {size}",
-                )

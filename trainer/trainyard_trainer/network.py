@@ -12,6 +12,7 @@ from trainyard_trainer.models.build import build_model, model_kind
 from trainyard_trainer.models.distilled_model import PROJECTIONS
 from trainyard_trainer.models.fit import adapt_as_told
 from trainyard_trainer.models.pretrained import ModelData, load_base_model, model_config
+from trainyard_trainer.models.teacher import copied_student
 from trainyard_trainer.recorder import Recorder
 
 
@@ -52,6 +53,8 @@ def build_network(
         model, new_parameters = loaded.model, loaded.initialised
         if recorder is not None and checkpoint is None:
             recorder.started_from(base.run or base.uri, loaded.record(base.hash))
+    elif needs_base and (copied := copied_student(plan, data, kind)) is not None:
+        model = copied
     else:
         model = build_model(model_config(spec, data), kind, seed=spec.training.seed)
     adapted = adapt_as_told(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from trainyard_api.rules.rule import Rule, predicate_rule
 from trainyard_api.spec import TrainingRunSpec
+from trainyard_api.spec_distillation import Distillation
 
 
 def _unsupported(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bool]) -> Rule:
@@ -16,10 +17,34 @@ def _unsupported(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], 
     )
 
 
+def _of_distillation(path: str, remedy: str, is_absent: Callable[[Distillation], bool]) -> Rule:
+    """A part of spec.distillation that must stay unset."""
+    return _unsupported(
+        f"spec.distillation.{path}",
+        remedy,
+        lambda spec: spec.distillation is None or is_absent(spec.distillation),
+    )
+
+
 UNSUPPORTED_RULES: tuple[Rule, ...] = (
     _unsupported(
-        "spec.distillation", "Remove it, and train without a teacher", lambda spec: spec.distillation is None
+        "spec.distillation",
+        "Remove it: only students that are pretrained have a teacher in this version",
+        lambda spec: spec.distillation is None or spec.fine_tuning is None,
     ),
+    _of_distillation(
+        "losses.attentions", "Use hiddenStates", lambda distillation: distillation.losses.attentions is None
+    ),
+    _of_distillation(
+        "losses.relations", "Use hiddenStates", lambda distillation: distillation.losses.relations is None
+    ),
+    _of_distillation(
+        "losses.sortedLogits",
+        "Use a teacher with the student's tokenizer, and logits",
+        lambda distillation: distillation.losses.sorted_logits is None,
+    ),
+    _of_distillation("onPolicy", "Remove it", lambda distillation: distillation.on_policy is None),
+    _of_distillation("teacherCache", "Remove it", lambda distillation: distillation.teacher_cache is None),
     _unsupported(
         "spec.data.preparation.deduplicate.near",
         "Remove it; deduplicate.exact works",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trainyard_api.spec import TrainingRunSpec
-from trainyard_api.spec_distillation import Distillation, HiddenStatesLoss, LogitsLoss
+from trainyard_api.spec_distillation import Distillation, HiddenStatesLoss, LayerPair, LogitsLoss
 from trainyard_trainer.methods.distillation_losses import Divergence, divergence_of, divergence_sum
 from trainyard_trainer.methods.layer_losses import hidden_projection, hidden_sum
 from trainyard_trainer.methods.loss_terms import DATA_TERM, LossTerm
@@ -45,6 +45,7 @@ class DistilledModel(nn.Module):
         teacher: the network to imitate, frozen, with the run's own loss around it.
         spec: the run.
         layer_map: layers of student and teacher that are compared; 0 is the output of the embeddings.
+        vocabulary_size: entries of the tokenizer; what either model has behind them is padding.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class DistilledModel(nn.Module):
         student: Watched,
         teacher: Watched,
         spec: TrainingRunSpec,
-        layer_map: Sequence[tuple[int, int]] = (),
+        layer_map: Sequence[LayerPair],
+        vocabulary_size: int,
     ) -> None:
         super().__init__()
         self.model = student.model
@@ -60,6 +62,7 @@ class DistilledModel(nn.Module):
         # takes the teacher for a part of what is trained.
         self._unregistered = (student, teacher)
         self._layer_map = tuple(layer_map)
+        self._vocabulary_size = vocabulary_size
         distillation = cast("Distillation", spec.distillation)
         self.projections = nn.ModuleList(
             hidden_projection(_width(student), _width(teacher), spec.training.seed + number)
@@ -115,7 +118,7 @@ class DistilledModel(nn.Module):
         has_tokens = isinstance(student, LanguageModel) or student.loss.kind in {"Tokens", "Words"}
         of_tokens = has_tokens and settings.positions == "All"
         divergence = _divergence(student, settings)
-        outputs = min(_outputs(model) for model in self._unregistered)
+        outputs = _num_outputs(student, self._vocabulary_size)
 
         def sum_of(seen: View, shown: View) -> torch.Tensor:
             places = seen.tokens if of_tokens else seen.labelled
@@ -138,12 +141,12 @@ class DistilledModel(nn.Module):
             places = seen.tokens
             sums = [
                 hidden_sum(
-                    seen.layers[of_student].index_select(0, places),
-                    shown.layers[of_teacher].index_select(0, places),
+                    seen.layers[pair.student].index_select(0, places),
+                    shown.layers[pair.teacher].index_select(0, places),
                     measure=settings.measure,
                     projection=projection,
                 ).total
-                for (of_student, of_teacher), projection in pairs
+                for pair, projection in pairs
             ]
             return torch.stack(sums).mean()
 
@@ -163,8 +166,8 @@ def _width(model: Watched) -> int:
     return int(model.model.config.hidden_size)
 
 
-def _outputs(model: Watched) -> int:
-    """Logits that a place has; a vocabulary may be padded to more rows than the tokenizer has entries."""
+def _num_outputs(model: Watched, vocabulary_size: int) -> int:
+    """Logits of a place that stand for something."""
     if isinstance(model, LanguageModel) or model.loss.kind == "Tokens":
-        return int(model.model.config.vocab_size)
+        return vocabulary_size
     return 2 if model.loss.kind == "MultiLabel" else int(model.model.config.num_labels or 1)

@@ -23,6 +23,7 @@ from trainyard_trainer.data.manifest import BaseModelManifest, DataManifest
 from trainyard_trainer.data.model_place import ModelPlace, base_place
 from trainyard_trainer.models.architecture import served_objective
 from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, build_config
+from trainyard_trainer.models.student import student_config
 from trainyard_trainer.training_record import StartRecord
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -88,8 +89,11 @@ def model_config(
         ConfigurationError: preset or override is wrong.
         DataError: the stored configuration was changed.
     """
-    base = data.manifest.base_model
-    if base is None:
+    base, teacher = data.manifest.base_model, data.manifest.teacher
+    if spec.model.from_teacher is not None and teacher is not None:
+        of_teacher = stored_config(data.prepared, teacher, "spec.distillation.teacher")
+        config = student_config(of_teacher, spec.model.from_teacher)
+    elif base is None:
         config = _new_config(spec, data.manifest, special_token_ids)
     else:
         config = stored_config(data.prepared, base, base_field(spec))

@@ -56,16 +56,27 @@ def student_of(teacher: PreTrainedModel, wanted: StudentOfTeacher) -> Student:
         )
     prefixes = body_layer_prefixes(teacher)
     origins = chosen_layers(wanted, len(prefixes))
-    config = _with_layers(teacher.config, origins)
+    config = student_config(teacher.config, wanted)
     state = _copied_layers(teacher, prefixes, origins)
     if wanted.width is not None:
         widths = sizes_of(teacher.config), narrowed_sizes(sizes_of(teacher.config), wanted.width)
         embedding = cast("torch.Tensor", teacher.get_input_embeddings().weight)
         basis = hidden_basis(embedding.detach(), widths[1].hidden, wanted.width.method)
-        config = _with_widths(config, widths[1])
         state = narrowed_state(state, model_type, prefixes[: len(origins)], widths, basis)
     model = _filled(type(teacher), config, state)
     return Student(model, origins, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def student_config(teacher: PreTrainedConfig, wanted: StudentOfTeacher) -> PreTrainedConfig:
+    """The configuration of a student, from its teacher's.
+
+    Raises:
+        ConfigurationError: the teacher lacks such layers or such a width.
+    """
+    config = _with_layers(teacher, chosen_layers(wanted, teacher.num_hidden_layers))
+    if wanted.width is None:
+        return config
+    return _with_widths(config, narrowed_sizes(sizes_of(teacher), wanted.width))
 
 
 def _with_layers(config: PreTrainedConfig, origins: tuple[int, ...]) -> PreTrainedConfig:

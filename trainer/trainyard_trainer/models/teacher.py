@@ -1,4 +1,4 @@
-"""The teacher of a run: a stored model that is read and never changed."""
+"""The teacher of a run, which is read and never changed, and the student that is cut from it."""
 
 from transformers import PreTrainedModel
 
@@ -7,6 +7,7 @@ from trainyard_api.plan import RunPlan
 from trainyard_trainer.data.model_place import teacher_place
 from trainyard_trainer.models.build import ModelKind
 from trainyard_trainer.models.pretrained import ModelData, load_stored_model, stored_config
+from trainyard_trainer.models.student import student_of
 
 
 def load_teacher(plan: RunPlan, data: ModelData, kind: ModelKind) -> PreTrainedModel | None:
@@ -34,3 +35,18 @@ def load_teacher(plan: RunPlan, data: ModelData, kind: ModelKind) -> PreTrainedM
     loaded.model.requires_grad_(requires_grad=False)
     loaded.model.train(mode=False)
     return loaded.model
+
+
+def copied_student(plan: RunPlan, data: ModelData, kind: ModelKind) -> PreTrainedModel | None:
+    """The student that a run cuts from its teacher, with its first weights; None where it cuts none.
+
+    Raises:
+        DataError: see `load_teacher`.
+        ConfigurationError: the teacher lacks the layers, or the width.
+    """
+    wanted = plan.spec.model.from_teacher
+    teacher = load_teacher(plan, data, kind) if wanted is not None else None
+    if wanted is None or teacher is None:
+        return None
+    student = student_of(teacher, wanted).model
+    return student.requires_grad_(requires_grad=True)
