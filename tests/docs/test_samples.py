@@ -82,11 +82,13 @@ def shortened(sample: Path) -> dict:
 
 
 def run_sample(sample: Path, small_corpus: Path, storage: Path) -> None:
-    """Run a shortened sample, after the one whose model it starts from."""
+    """Run a shortened sample, after those whose models it reads."""
     document = shortened(sample)
-    upstream = document["spec"]["model"].get("fromRun")
-    if upstream is not None and not (storage / upstream["name"] / "report.html").is_file():
-        run_sample(sample.with_name(f"{upstream['name']}.yaml"), small_corpus, storage)
+    teacher = document["spec"].get("distillation", {}).get("teacher", {})
+    for model in (document["spec"]["model"], teacher):
+        upstream = model.get("fromRun")
+        if upstream is not None and not (storage / upstream["name"] / "report.html").is_file():
+            run_sample(sample.with_name(f"{upstream['name']}.yaml"), small_corpus, storage)
     file = storage / sample.name
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     command = [sys.executable, "-m", "trainyard_trainer", "run", str(file), "--output", str(storage)]

@@ -32,6 +32,11 @@ def size_lines(plan: RunPlan) -> Iterator[str]:
     if plan.paths.base_model:
         yield f"starts from {plan.paths.base_model}, which decides parameters and memory"
         return
+    if plan.paths.teacher:
+        yield f"imitates {plan.paths.teacher}, which stays whole in the memory of each process"
+    if plan.spec.model.from_teacher is not None:
+        yield "starts from layers of it, so that it decides parameters and memory"
+        return
     size = estimate(plan)
     assumed = " (vocabulary assumed)" if size.vocabulary_is_assumed else ""
     yield f"parameters {size.parameters.total:,}, of them {size.parameters.embedding:,} embedding{assumed}"

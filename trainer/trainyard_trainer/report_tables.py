@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from trainyard_api.spec_distillation import Distillation
 from trainyard_api.spec_model import Model
 from trainyard_trainer.report_evaluation import class_rows, held_out_words, metric_rows, task_rows, task_words
 from trainyard_trainer.report_facts import RunFacts
@@ -102,6 +103,8 @@ def run_table(facts: RunFacts) -> Table:
         )
     elif start := starting_model(spec.model):
         rows.insert(1, ["starts from", start])
+    if spec.distillation is not None:
+        rows += teacher_rows(spec.distillation)
     modeling = spec.language_modeling
     if modeling is not None and modeling.objective == "MaskedLM":
         masking = modeling.masking
@@ -112,10 +115,19 @@ def run_table(facts: RunFacts) -> Table:
     return Table("Run", rows)
 
 
+def teacher_rows(distillation: Distillation) -> list[list[str]]:
+    """What a student listens to."""
+    teacher, losses = distillation.teacher, distillation.losses.model_dump(by_alias=True, exclude_none=True)
+    terms = ", ".join(f"{name} x {format_number(term['weight'])}" for name, term in losses.items())
+    return [["teacher", starting_model(Model(**teacher.model_dump()))], ["terms of the loss", terms]]
+
+
 def starting_model(model: Model) -> str:
     """The stored model that a run starts from, in words; empty where it starts from an architecture."""
     if model.from_run is not None:
         return f"the model of the run {model.from_run.name}"
+    if model.from_teacher is not None:
+        return "layers of its teacher"
     return f"the model {model.pretrained.uri}" if model.pretrained is not None else ""
 
 
