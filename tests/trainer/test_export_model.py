@@ -91,6 +91,7 @@ def make_run(tmp_path, monkeypatch):
         manifest = Manifest(
             hash="d" * 64,
             base_model=None,
+            teacher=None,
             unigram_entropy=6.4,
             frequency_loss=6.0,
             tokenizer=SimpleNamespace(

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 from transformers.activations import ACT2FN
 
-from trainyard_api.spec_model import Architecture
+from trainyard_api.spec_model import Architecture, Model
 from trainyard_trainer.models.architecture import resolve_architecture
 from trainyard_trainer.models.build import (
     AUTO_CLASSES,
@@ -117,11 +117,11 @@ def test_the_rows_of_document_borders_are_trained_whatever_pads(pad_token_id):
         vocabulary_size=300, pad_token_id=pad_token_id, prefix_token_id=1, suffix_token_id=2
     )
     spec = SimpleNamespace(
-        model=SimpleNamespace(architecture=Architecture(preset="llama-tiny")),
+        model=Model(architecture=Architecture(preset="llama-tiny")),
         language_modeling=SimpleNamespace(objective="CausalLM"),
         fine_tuning=None,
     )
-    data = SimpleNamespace(manifest=SimpleNamespace(base_model=None, tokenizer=tokenizer))
+    data = SimpleNamespace(manifest=SimpleNamespace(base_model=None, teacher=None, tokenizer=tokenizer))
     model = build_model(model_config(spec, data), "CausalLM", seed=1)
     rows = model.get_input_embeddings().weight
     states = model.base_model(
