@@ -9,8 +9,9 @@ import torch
 from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
 from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
-from trainyard_trainer.models.distilled_model import PROJECTIONS
+from trainyard_trainer.models.distilled_model import is_projection
 from trainyard_trainer.models.pretrained import ModelData
+from trainyard_trainer.models.teacher import load_teacher
 from trainyard_trainer.network import build_network
 
 if TYPE_CHECKING:
@@ -60,13 +61,12 @@ def trained_weights(plan: RunPlan, data: ModelData, checkpoint: CommittedCheckpo
         DataError: the stored model that holds the frozen weights changed.
     """
     stored = {
-        name: tensor
-        for name, tensor in load_model_weights(checkpoint).items()
-        if not name.startswith(f"{PROJECTIONS}.")
+        name: tensor for name, tensor in load_model_weights(checkpoint).items() if not is_projection(name)
     }
     if not checkpoint.manifest.frozen:
         return TrainedWeights(stored)
-    network = build_network(plan, data, checkpoint)
+    teacher = load_teacher(plan, data) if plan.spec.model.from_teacher is not None else None
+    network = build_network(plan, data, checkpoint, teacher=teacher)
     config, tuning = network.adapted.adapter, plan.spec.fine_tuning
     adapter = None
     if config is not None and tuning is not None and tuning.adaptation.adapter is not None:

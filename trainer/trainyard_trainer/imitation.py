@@ -5,40 +5,36 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainyard_api.plan import RunPlan
-from trainyard_trainer.checkpoint import CommittedCheckpoint, load_model_weights
 from trainyard_trainer.engine import COMPUTE_DTYPES
 from trainyard_trainer.methods.loss_terms import DATA_TERM, LossTerm
-from trainyard_trainer.models.build import model_kind
 from trainyard_trainer.models.distilled_model import DistilledModel
 from trainyard_trainer.models.layers import parameter_depths
 from trainyard_trainer.models.student_layers import chosen_layers, compared_layers, evenly_spread
-from trainyard_trainer.models.teacher import load_teacher
+from trainyard_trainer.network import Network
 from trainyard_trainer.workload import Workload
 
 
 def with_teacher(
     plan: RunPlan,
     workload: Workload,
-    model: PreTrainedModel,
+    network: Network,
+    teacher: PreTrainedModel | None,
     device: torch.device,
-    checkpoint: CommittedCheckpoint | None = None,
 ) -> tuple[nn.Module, tuple[LossTerm, ...]]:
     """The module that an engine trains, and the terms whose sums its forward gives.
 
     Args:
         plan: the run.
         workload: its data and its loss.
-        model: the model to train, in fp32 on the CPU.
+        network: the model to train.
+        teacher: the model to imitate, in fp32 on the CPU; it is changed to the run's precision.
         device: where the teacher computes.
-        checkpoint: where the student goes on from; it holds what is trained beside the model.
 
     Raises:
-        DataError: the teacher changed since it was checked, or was never trained for the run's task.
         ConfigurationError: the layers to compare do not exist.
     """
-    student = workload.model(model)
+    student = workload.model(network.model)
     distillation = plan.spec.distillation
-    teacher = load_teacher(plan, workload.data, model_kind(plan.spec))
     if teacher is None or distillation is None:
         return student, (DATA_TERM,)
     shown = workload.model(teacher)
@@ -46,7 +42,7 @@ def with_teacher(
     num_layers = parameter_depths(teacher).num_layers
     wanted = plan.spec.model.from_teacher
     origins = (
-        evenly_spread(parameter_depths(model).num_layers, num_layers)
+        evenly_spread(parameter_depths(network.model).num_layers, num_layers)
         if wanted is None
         else chosen_layers(wanted, num_layers)
     )
@@ -54,6 +50,6 @@ def with_teacher(
     distilled = DistilledModel(
         student, shown, plan.spec, pairs, workload.data.manifest.tokenizer.vocabulary_size
     )
-    if checkpoint is not None:
-        distilled.load_projections(load_model_weights(checkpoint))
+    if network.projections:
+        distilled.load_projections(network.projections)
     return distilled, distilled.terms

@@ -40,6 +40,7 @@ from trainyard_trainer.evaluation.evaluator import (
 )
 from trainyard_trainer.imitation import with_teacher
 from trainyard_trainer.methods.loss_terms import LossTerm, term_factors, term_means
+from trainyard_trainer.models.teacher import load_teacher
 from trainyard_trainer.network import build_network
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
@@ -113,8 +114,9 @@ def set_up(
 
     checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
     check_data(checkpoint, workload.data.manifest)
-    network = build_network(plan, workload.data, checkpoint, recorder)
-    model, terms = with_teacher(plan, workload, network.model, ranks.device, checkpoint)
+    teacher = load_teacher(plan, workload.data)
+    network = build_network(plan, workload.data, checkpoint, recorder, teacher=teacher)
+    model, terms = with_teacher(plan, workload, network, teacher, ranks.device)
     startup.mark("modelSeconds")
 
     engine = build_engine(plan, model, ranks, network.adapted.paces)

@@ -1,7 +1,7 @@
 """A student beside its teacher: each term of the loss in training, the data's own in evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -21,8 +21,7 @@ Watched = LanguageModel | TaskModel
 
 LOGITS, HIDDEN_STATES = "logits", "hiddenStates"
 
-PROJECTIONS = "projections"
-"""Where the student's features are mapped to the teacher's; trained, and no part of the exported model."""
+_PROJECTIONS = "projections."
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,11 @@ class Term:
     described: LossTerm
     sum_of: Callable[[View, View], torch.Tensor]
     """From the views of student and teacher of a batch to a scalar."""
+
+
+def is_projection(name: str) -> bool:
+    """Whether a parameter maps the student's features to the teacher's: trained, but no part of the model."""
+    return name.startswith(_PROJECTIONS)
 
 
 class DistilledModel(nn.Module):
@@ -79,11 +83,11 @@ class DistilledModel(nn.Module):
         """Put stored projections in their place.
 
         Args:
-            weights: of a checkpoint, by name.
+            weights: by their names in a checkpoint; see `is_projection`.
         """
-        prefix = f"{PROJECTIONS}."
-        own = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
-        self.projections.load_state_dict(own)
+        self.projections.load_state_dict(
+            {name.removeprefix(_PROJECTIONS): tensor for name, tensor in weights.items()}
+        )
 
     def forward(self, *arguments: torch.Tensor, **options: Any) -> torch.Tensor:
         """The sum of each term, fp32 [terms]; in evaluation what the student alone gives.
@@ -105,7 +109,7 @@ class DistilledModel(nn.Module):
         losses, terms = distillation.losses, []
         student = self._unregistered[0]
         if losses.labels is not None:
-            described = LossTerm(DATA_TERM.name, losses.labels.weight, DATA_TERM.unit)
+            described = replace(DATA_TERM, weight=losses.labels.weight)
             terms.append(Term(described, lambda seen, _: student.loss_sum(seen)))
         if losses.logits is not None:
             terms.append(self._logits_term(losses.logits))
