@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from trainyard_api.names import Label, Reason, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.conditions import is_finished
-from trainyard_api.policy.upstream import Obstacle, Upstream, obstacle, with_models
+from trainyard_api.policy.upstream import Obstacle, Upstream, needed_runs, obstacle, with_models
 from trainyard_api.problems import InvalidRunError, Problem
 from trainyard_api.spec import Metadata, TrainingRun
 from trainyard_api.validation import validate_document
@@ -110,7 +110,7 @@ class Gatherer:
         """The facts of a run that is about to begin an attempt."""
         problems, reason = await self._problems(run, reading)
         spec = reading.spec
-        if spec is None or problems or not _needs_models(spec):
+        if spec is None or problems or not needed_runs(spec.spec):
             return self._facts(run, spec, problems=problems, reason=reason)
         found = self._obstacle(run)
         if found is None:
@@ -158,7 +158,7 @@ class Gatherer:
         """The spec with the models of an open attempt, whose plan may have to be made again."""
         reading = await self._resolved_before(run, reading)
         spec = reading.spec
-        if spec is None or reading.problems or not _needs_models(spec) or self._obstacle(run) is not None:
+        if spec is None or reading.problems or not needed_runs(spec.spec) or self._obstacle(run) is not None:
             return reading
         return replace(reading, spec=with_models(spec, self._lookup(run.key.namespace)))
 
@@ -219,7 +219,7 @@ class Gatherer:
         """What is wrong with a run that is about to start, the state of the cluster included."""
         if reading.spec is None or reading.problems:
             return reading.problems, Reason.SPEC_INVALID
-        found = self._obstacle(run) if _needs_models(reading.spec) else None
+        found = self._obstacle(run) if needed_runs(reading.spec.spec) else None
         if found is not None and found.reason in _FATAL_OBSTACLES:
             remedy = "Create that TrainingRun, or name another one"
             return (Problem("spec.model.fromRun.name", found.message, remedy),), found.reason
@@ -232,7 +232,7 @@ class Gatherer:
     def _storage_problem(self, run: ObservedRun, spec: TrainingRun) -> Problem | None:
         """The problem that a model lies on another claim than the one that the pods will have, if so."""
         claim = self._claim_name(spec)
-        for name in run.upstream_names if _needs_models(spec) else ():
+        for name in run.upstream_names if needed_runs(spec.spec) else ():
             upstream = self._store.run_by_name(run.key.namespace, name)
             made = None if upstream is None else self._read(upstream).spec
             if made is not None and self._claim_name(made) != claim:
@@ -317,10 +317,3 @@ class Gatherer:
             return None if run is None or run.deleting else Upstream(run.status, run.upstream_names)
 
         return lookup
-
-
-def _needs_models(run: TrainingRun) -> bool:
-    """Whether a run still refers to the models of others."""
-    distillation = run.spec.distillation
-    teacher = None if distillation is None else distillation.teacher.from_run
-    return run.spec.model.from_run is not None or teacher is not None

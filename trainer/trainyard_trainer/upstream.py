@@ -4,8 +4,8 @@ from pathlib import Path
 
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import ConditionType, File, Reason
-from trainyard_api.policy.upstream import Obstacle, Upstream, obstacle
-from trainyard_api.spec import TrainingRun, TrainingRunSpec
+from trainyard_api.policy.upstream import Obstacle, Upstream, needed_runs, obstacle
+from trainyard_api.spec import TrainingRun
 from trainyard_api.status import TrainingRunStatus
 from trainyard_api.validation import load_run_file
 from trainyard_trainer.run_folder import read_status
@@ -34,14 +34,6 @@ def check_upstream(run: TrainingRun, storage: Path) -> None:
         found = obstacle(run.metadata.name, (name,), lookup)
         if found is not None:
             raise ConfigurationError(where, *_told(found, name, storage))
-
-
-def needed_runs(spec: TrainingRunSpec) -> dict[str, str]:
-    """Names of the runs whose models a run reads, by the fields that name them."""
-    models = {"spec.model": spec.model.from_run}
-    if spec.distillation is not None:
-        models["spec.distillation.teacher"] = spec.distillation.teacher.from_run
-    return {f"{path}.fromRun.name": model.name for path, model in models.items() if model is not None}
 
 
 def _told(found: Obstacle, name: str, storage: Path) -> tuple[str, str]:

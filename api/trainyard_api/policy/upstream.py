@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trainyard_api.names import ConditionType, Reason
 from trainyard_api.policy.conditions import holds
-from trainyard_api.spec import TrainingRun
+from trainyard_api.spec import TrainingRun, TrainingRunSpec
 from trainyard_api.spec_distillation import Teacher
 from trainyard_api.spec_model import Model, ModelFromRun, PretrainedModel
 from trainyard_api.status import TrainingRunStatus
@@ -33,6 +33,14 @@ class Obstacle:
 
 Lookup = Callable[[str], Upstream | None]
 """The run of a name in the same namespace; None when there is none."""
+
+
+def needed_runs(spec: TrainingRunSpec) -> dict[str, str]:
+    """Names of the runs whose models a run reads, by the fields that name them."""
+    models = {"spec.model": spec.model.from_run}
+    if spec.distillation is not None:
+        models["spec.distillation.teacher"] = spec.distillation.teacher.from_run
+    return {f"{path}.fromRun.name": model.name for path, model in models.items() if model is not None}
 
 
 def obstacle(name: str, needs: Iterable[str], lookup: Lookup) -> Obstacle | None:
