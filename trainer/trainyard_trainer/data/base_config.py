@@ -79,11 +79,6 @@ class BaseConfig:
     maximum_positions: int
 
 
-def base_field(spec: TrainingRunSpec) -> str:
-    """The field of the spec that names the model to start from."""
-    return "spec.model.fromRun.name" if spec.model.from_run is not None else "spec.model.pretrained.uri"
-
-
 def _objective_field(spec: TrainingRunSpec) -> str:
     """The field of the spec that decides which kind of model is needed."""
     if spec.fine_tuning is None:

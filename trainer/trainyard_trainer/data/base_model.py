@@ -137,9 +137,7 @@ def choose_tokenizer(plan: RunPlan, base: BaseModel) -> ChosenTokenizer:
     spec = plan.spec.tokenizer
     if spec is not None and spec.train is not None:
         raise ConfigurationError("spec.tokenizer.train", *KEEPS_TOKENIZER)
-    own = None
-    if (base.folder / TOKENIZER).is_file():
-        own = ChosenTokenizer(*read_existing(str(base.folder), {}, base.where), base.where)
+    own = _own_tokenizer(base)
     if spec is None or spec.uri is None:
         if own is None:
             raise DataError(
@@ -176,12 +174,19 @@ def check_vocabulary(chosen: ChosenTokenizer, model: BaseModel) -> None:
     Raises:
         DataError: the model has another vocabulary, or no tokenizer to tell by.
     """
-    if not (model.folder / TOKENIZER).is_file():
+    own = _own_tokenizer(model)
+    if own is None:
         raise DataError(
             model.where, f"{model.folder} has no {TOKENIZER} to compare", "Store the model with its tokenizer"
         )
-    own = ChosenTokenizer(*read_existing(str(model.folder), {}, model.where), model.where)
     _check_vocabulary(chosen, own, "the tokenizer of the model to start from", model)
+
+
+def _own_tokenizer(model: BaseModel) -> ChosenTokenizer | None:
+    """The tokenizer that is stored with a model, if one is."""
+    if not (model.folder / TOKENIZER).is_file():
+        return None
+    return ChosenTokenizer(*read_existing(str(model.folder), {}, model.where), model.where)
 
 
 def check_classes(teacher: BaseModel, names: Sequence[str]) -> None:

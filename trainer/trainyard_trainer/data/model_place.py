@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainyard_api.plan import RunPlan
+from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.spec_distillation import Teacher
 from trainyard_api.spec_model import Model
 from trainyard_trainer.data.locations import is_local
@@ -34,9 +35,8 @@ def base_place(plan: RunPlan) -> ModelPlace | None:
     """The model that a run starts from; None where its first weights are not stored by themselves."""
     if not plan.paths.base_model:
         return None
-    model = plan.spec.model
-    where = f"spec.model.{_member(model)}"
-    return _place(plan, "the model to start from", plan.paths.base_model, where, model)
+    where = base_field(plan.spec)
+    return _place(plan, "the model to start from", plan.paths.base_model, where, plan.spec.model)
 
 
 def teacher_place(plan: RunPlan) -> ModelPlace | None:
@@ -46,6 +46,11 @@ def teacher_place(plan: RunPlan) -> ModelPlace | None:
         return None
     where = f"spec.distillation.teacher.{_member(distillation.teacher)}"
     return _place(plan, "the teacher", plan.paths.teacher, where, distillation.teacher)
+
+
+def base_field(spec: TrainingRunSpec) -> str:
+    """The field of the spec that names the model to start from."""
+    return f"spec.model.{_member(spec.model)}"
 
 
 def _member(model: Model | Teacher) -> str:

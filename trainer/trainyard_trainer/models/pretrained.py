@@ -16,11 +16,11 @@ from trainyard_api.errors import ConfigurationError, DataError
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.spec_objectives import FineTuning
-from trainyard_trainer.data.base_config import CONFIG, base_field
+from trainyard_trainer.data.base_config import CONFIG
 from trainyard_trainer.data.base_model import weights_folder
 from trainyard_trainer.data.files import sha256_of_file
 from trainyard_trainer.data.manifest import BaseModelManifest, DataManifest
-from trainyard_trainer.data.model_place import ModelPlace, base_place
+from trainyard_trainer.data.model_place import ModelPlace, base_field, base_place
 from trainyard_trainer.models.architecture import served_objective
 from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, build_config
 from trainyard_trainer.models.student import student_config
