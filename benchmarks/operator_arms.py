@@ -8,7 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from operator_api import JOBS, PODS, RUNS, SERVICES, TRAINS_ON, Api, bare_gang, bare_job, run_document
-from operator_audit import JOB_CONTROLLER, OPERATOR, Recording, is_gang_pod, is_new_pod, seconds_between
+from operator_audit import (
+    JOB_CONTROLLER,
+    OPERATOR,
+    BenchmarkError,
+    Recording,
+    is_gang_pod,
+    is_new_pod,
+    seconds_between,
+)
 from operator_cluster import Ground, poll
 
 from tests.cluster.audit import Write
@@ -148,19 +156,21 @@ class FirstPods:
 
 
 def first_pod_arms(
-    ground: Ground, namespace: str, creates: int, pause_seconds: float
-) -> dict[str, Callable[[str], FirstPods]]:
-    """Each creates runs or Jobs one by one; it gets a part of their names."""
+    ground: Ground, namespace: str, creates: int
+) -> dict[str, Callable[[str, float], FirstPods]]:
+    """Each creates runs or Jobs one by one; it gets a part of their names and the seconds between them."""
 
-    def measure(prefix: str, kind: str, controllers: tuple[str, ...]) -> FirstPods:
+    def measure(prefix: str, pause_seconds: float, kind: str, controllers: tuple[str, ...]) -> FirstPods:
         recording = Recording.begin(ground.audit, namespace)
         names = [f"{prefix}-{number}" for number in range(creates)]
         asyncio.run(_create_slowly(ground, namespace, kind, names, pause_seconds))
         return _first_pods(recording.writes(), kind, names, controllers)
 
     return {
-        TRAINYARD: lambda repeat: measure(f"run-{repeat}", "trainingruns", (OPERATOR, JOB_CONTROLLER)),
-        DEFAULT_JOB: lambda repeat: measure(f"job-{repeat}", "jobs", (JOB_CONTROLLER,)),
+        TRAINYARD: lambda repeat, pause: measure(
+            f"run-{repeat}", pause, "trainingruns", (OPERATOR, JOB_CONTROLLER)
+        ),
+        DEFAULT_JOB: lambda repeat, pause: measure(f"job-{repeat}", pause, "jobs", (JOB_CONTROLLER,)),
     }
 
 
@@ -180,7 +190,11 @@ async def _create_slowly(
 
 
 def _first_pods(writes: list[Write], kind: str, names: list[str], controllers: tuple[str, ...]) -> FirstPods:
-    """What followed each request before the next one came."""
+    """What followed each request before the next one came.
+
+    Raises:
+        BenchmarkError: a request had no pod by then.
+    """
     writes = sorted(writes, key=lambda write: write.received_at)
     starts = [
         index
@@ -194,6 +208,8 @@ def _first_pods(writes: list[Write], kind: str, names: list[str], controllers: t
     for start, end in zip(starts, [*starts[1:], len(writes)], strict=True):
         own = [write for write in writes[start + 1 : end] if write.user in controllers]
         pods = [write for write in own if is_new_pod(write)]
+        if not pods:
+            raise BenchmarkError(f"{writes[start].name}: no pod before the next {kind} was created")
         to_pod.append(min(seconds_between(writes[start], pod) for pod in pods))
         to_write.append(min(seconds_between(writes[start], write) for write in own))
     return FirstPods(to_pod, to_write)
