@@ -155,22 +155,19 @@ class FirstPods:
     """To the answer of the controller's first write of any kind."""
 
 
-def first_pod_arms(
-    ground: Ground, namespace: str, creates: int
-) -> dict[str, Callable[[str, float], FirstPods]]:
-    """Each creates runs or Jobs one by one; it gets a part of their names and the seconds between them."""
+def first_pod_arms(ground: Ground, namespace: str) -> dict[str, Callable[[str, int, float], FirstPods]]:
+    """Each creates runs or Jobs one by one; it gets a part of their names, their number and a pause."""
 
-    def measure(prefix: str, pause_seconds: float, kind: str, controllers: tuple[str, ...]) -> FirstPods:
+    def measure(prefix: str, kind: str, creates: int, pause_seconds: float) -> FirstPods:
         recording = Recording.begin(ground.audit, namespace)
         names = [f"{prefix}-{number}" for number in range(creates)]
         asyncio.run(_create_slowly(ground, namespace, kind, names, pause_seconds))
+        controllers = (OPERATOR, JOB_CONTROLLER) if kind == "trainingruns" else (JOB_CONTROLLER,)
         return _first_pods(recording.writes(), kind, names, controllers)
 
     return {
-        TRAINYARD: lambda repeat, pause: measure(
-            f"run-{repeat}", pause, "trainingruns", (OPERATOR, JOB_CONTROLLER)
-        ),
-        DEFAULT_JOB: lambda repeat, pause: measure(f"job-{repeat}", pause, "jobs", (JOB_CONTROLLER,)),
+        TRAINYARD: lambda repeat, creates, pause: measure(f"run-{repeat}", "trainingruns", creates, pause),
+        DEFAULT_JOB: lambda repeat, creates, pause: measure(f"job-{repeat}", "jobs", creates, pause),
     }
 
 

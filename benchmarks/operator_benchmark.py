@@ -74,7 +74,7 @@ class Size:
 
 FULL = Size(
     repeats=2,
-    creates=50,
+    creates=100,
     burst=Load(300, 4),
     gang=Load(1, 500),
     gang_sizes=(4, 64),
@@ -94,8 +94,9 @@ QUICK = Size(
 )
 PAUSE_SECONDS = 0.4
 """Between single creates, so that each finds an idle cluster."""
+WARM_CREATES = 10
 WARM_PAUSE_SECONDS = 2.0
-"""The same for the first ones, of which the very first takes longer than that pause."""
+"""The first ones are not counted, since the very first takes longer than the others."""
 SETTLE_SECONDS = 5.0
 RUNS_COUNTED = 3
 """Runs of each size whose writes are counted."""
@@ -104,7 +105,7 @@ RUNS_COUNTED = 3
 def first_pod(ground: Ground, report: Report, size: Size) -> None:
     """How soon the first pod is there."""
     with ground.namespace() as namespace, ground.operator():
-        arms = first_pod_arms(ground, namespace, size.creates)
+        arms = first_pod_arms(ground, namespace)
         for arm in arms.values():
             arm(
                 "warm", WARM_PAUSE_SECONDS
@@ -112,7 +113,7 @@ def first_pod(ground: Ground, report: Report, size: Size) -> None:
         found: dict[str, list[FirstPods]] = {name: [] for name in arms}
         for repeat in range(2 * size.repeats):
             for name in list(arms) if repeat % 2 == 0 else reversed(list(arms)):
-                found[name].append(arms[name](str(repeat), PAUSE_SECONDS))
+                found[name].append(arms[name](str(repeat), size.creates, PAUSE_SECONDS))
     times = {name: [second for block in blocks for second in block.to_pod] for name, blocks in found.items()}
     writes = [1000 * second for block in found[TRAINYARD] for second in block.to_write]
     middle, slowest = percentile(writes, 0.5), percentile(writes, 0.99)
