@@ -16,6 +16,8 @@ from trainyard_operator.store import Store
 from trainyard_operator.watches import Watches
 from trainyard_operator.work_queue import WorkQueue
 
+CLOSING_SECONDS = 20.0
+"""More than the watches take for their end, which is twice `STOP_SECONDS`."""
 KINDS = ("trainingruns", "pods", "jobs", "services", "configmaps")
 
 
@@ -77,10 +79,28 @@ def watched(tmp_path, monkeypatch):
             assert not task.done(), task
         finally:
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=CLOSING_SECONDS)
             await server.stop()
 
     return running
+
+
+def play(scenario):
+    """Play a scenario to its end; what of kopf does not end then is named, instead of being waited for."""
+    loop = asyncio.new_event_loop()
+    try:
+        main = loop.create_task(scenario())
+        loop.run_until_complete(asyncio.wait({main}))
+        stuck = asyncio.all_tasks(loop)
+        for task in stuck:
+            task.cancel()
+        if stuck:
+            _, stuck = loop.run_until_complete(asyncio.wait(stuck, timeout=CLOSING_SECONDS))
+        main.result()
+        assert not stuck
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
 
 
 def test_what_is_listed_and_what_is_watched_reaches_store_and_queue(watched):
@@ -99,7 +119,7 @@ def test_what_is_listed_and_what_is_watched_reaches_store_and_queue(watched):
             assert told.signals == 1
             assert told.lists("trainingruns") == 1
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_only_our_own_objects_are_watched_and_of_some_the_metadata_is_enough(watched):
@@ -116,7 +136,7 @@ def test_only_our_own_objects_are_watched_and_of_some_the_metadata_is_enough(wat
             for kind in KINDS
         }
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 @pytest.mark.parametrize("code", [403, 500, 504])
@@ -143,7 +163,7 @@ def test_an_error_in_a_stream_restarts_the_watches_and_nothing_else(watched, cod
                 assert not task.done()
                 task.cancel()
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def tasks_of_the_client():
@@ -166,7 +186,7 @@ def test_restarts_leave_no_tasks_behind(watched):
             await told.until(lambda: told.watches.restarts == 5, seconds=30)
             assert tasks_of_the_client() <= before
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_an_expired_version_lists_again_and_tells_so(watched):
@@ -185,6 +205,8 @@ def test_an_expired_version_lists_again_and_tells_so(watched):
         async with watched(server) as told:
             await told.until(lambda: told.lists("trainingruns") == 2)
             assert told.watches.restarts == 0
+
+    play(scenario)
 
 
 def test_a_list_that_comes_back_empty_is_told(watched):
@@ -206,7 +228,7 @@ def test_a_list_that_comes_back_empty_is_told(watched):
             await told.until(lambda: told.lists("trainingruns") == 2)
             assert told.events == ["trainingruns"]
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_credentials_that_the_server_refuses_are_tried_again_with_pauses(watched):
@@ -219,7 +241,7 @@ def test_credentials_that_the_server_refuses_are_tried_again_with_pauses(watched
             server.answers.clear()
             await told.until(lambda: told.lists("pods") >= 1)
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_a_stream_that_died_silently_is_opened_again(watched):
@@ -237,7 +259,7 @@ def test_a_stream_that_died_silently_is_opened_again(watched):
             await told.until(lambda: len(told.store) == 1, seconds=5)
             assert told.watches.restarts == 0
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(watched):
@@ -261,4 +283,4 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(watched):
             finally:
                 await again.stop()
 
-    asyncio.run(scenario())
+    play(scenario)
