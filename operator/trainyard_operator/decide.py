@@ -108,9 +108,9 @@ def _continue(
     if due and due[0].seconds_left <= 0.0:
         return _overdue(run, draft, due[0], facts.last_step_at)
     wakes = [wake for wake in (end.wake_after, due[0].seconds_left if due else None) if wake is not None]
+    stops = _leftovers(facts, attempt.number, settings.fault_grace_seconds, gang.stage)
     if attempt.pods_created_at is None and (gang.is_partial or not facts.problems):
-        return _begin_again(facts, run, draft, gang, wakes)
-    stops = _leftovers(facts, attempt.number, settings.fault_grace_seconds)
+        return _begin_again(facts, run, draft, gang, stops, wakes)
     return _look_on(facts, run, draft, gang, stops, wakes)
 
 
@@ -342,10 +342,12 @@ def _is_resized(facts: Facts, run: TrainingRun, attempt: Attempt) -> bool:
     return attempt.nodes != run.spec.workers.nodes and not facts.problems
 
 
-def _leftovers(facts: Facts, before_attempt: int, grace_seconds: int | None) -> tuple[Stop, ...]:
-    """What is still at work of attempts that are over."""
+def _leftovers(
+    facts: Facts, before_attempt: int, grace_seconds: int | None, stage: Stage | None = None
+) -> tuple[Stop, ...]:
+    """What is still at work of attempts that are over, and of the stages before that of the open one."""
     seen = {pod.attempt for pod in facts.pods} | {job.attempt for job in facts.jobs}
-    stops = (
+    stops = [
         _stop_of(
             number,
             [pod for pod in facts.pods if pod.attempt == number],
@@ -354,8 +356,19 @@ def _leftovers(facts: Facts, before_attempt: int, grace_seconds: int | None) -> 
         )
         for number in sorted(seen)
         if number < before_attempt
-    )
+    ]
+    if stage is not None:
+        stops.append(_stop_of(before_attempt, _lingering(facts, before_attempt, stage), (), grace_seconds))
     return tuple(stop for stop in stops if stop is not None)
+
+
+def _lingering(facts: Facts, attempt: int, stage: Stage) -> list[ObservedPod]:
+    """The pods of earlier stages in which sidecars run on; none before it is written that these are over."""
+    written = facts.run.written.attempts
+    if not written or (written[-1].number, written[-1].stage) != (attempt, stage):
+        return []
+    own = (pod for pod in facts.pods if pod.attempt == attempt and not pod.job_uid)
+    return [pod for pod in own if pod.lingers and pod.stage is not stage]
 
 
 def _stop_of(
@@ -365,14 +378,20 @@ def _stop_of(
     grace_seconds: int | None,
 ) -> Stop | None:
     """What has to be deleted of an attempt; None when nothing is at work but what is on its way out."""
-    stages = {pod.stage for pod in pods if not pod.has_ended and pod.deleting_until is None}
+    busy = [pod for pod in pods if (pod.lingers or not pod.has_ended) and pod.deleting_until is None]
+    stages = {pod.stage for pod in busy}
     bare = tuple(sorted(stages - {job.stage for job in jobs}))
     at_work = tuple(job for job in jobs if not (job.complete or job.failed or job.deleting))
     return Stop(attempt, grace_seconds, bare, at_work) if bare or at_work else None
 
 
-def _begin_again(
-    facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang, wakes: list[float]
+def _begin_again(  # noqa: PLR0913, PLR0917 - what a stage at work is seen by
+    facts: Facts,
+    run: TrainingRun,
+    draft: StatusDraft,
+    gang: Gang,
+    stops: tuple[Stop, ...],
+    wakes: list[float],
 ) -> Decision:
     """Objects of the stage are missing yet: make them, unless they have been kept out for too long."""
     attempt = draft.status.attempts[-1]
@@ -383,8 +402,8 @@ def _begin_again(
             return _release(run, draft, gang, cause)
         wakes = [*wakes, left]
     if facts.problems:
-        return _look_on(facts, run, draft, gang, (), wakes)
-    return _begin(facts, run, draft, is_new=False, wake_after=min(wakes, default=None))
+        return _look_on(facts, run, draft, gang, stops, wakes)
+    return _begin(facts, run, draft, is_new=False, stops=stops, wake_after=min(wakes, default=None))
 
 
 def _cause_of_a_part(facts: Facts, draft: StatusDraft, gang: Gang) -> Reason | None:

@@ -96,8 +96,13 @@ class ObservedPod:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Whether its own work is over; sidecars may run on."""
         return self.gone or self.end is not None or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def lingers(self) -> bool:
+        """Whether only containers of podTemplate run on in it, which hold its devices for nothing."""
+        return self.end is not None and self.phase == "Running" and not self.gone
 
     @property
     def succeeded(self) -> bool:

@@ -322,23 +322,47 @@ def test_a_failed_export_is_repeated_without_training_again():
     assert [attempt.stage for attempt in world.status().attempts] == ["Export", "Export"]
 
 
-def test_a_sidecar_that_lives_on_does_not_keep_a_pod_from_being_done():
+def end_all_but_the_sidecar(world, pods, exit_code):
+    """The training containers end; what podTemplate has put beside them runs on."""
+    for pod in pods:
+        state = {"terminated": {"exitCode": exit_code, "reason": "Completed" if exit_code == 0 else "Error"}}
+        containers = [{"name": "istio-proxy", "state": {"running": {}}}, {"name": "trainer", "state": state}]
+        world.cluster.change(
+            PODS,
+            NAMESPACE,
+            pod["metadata"]["name"],
+            lambda seen, statuses=containers: seen["status"].update(containerStatuses=statuses),
+        )
+
+
+def test_a_sidecar_that_lives_on_neither_keeps_a_pod_from_being_done_nor_holds_its_devices():
     async def scenario(world):
         world.create()
         await world.after(30)
-        for pod in world.pods("train"):
-            state = {"terminated": {"exitCode": 0, "reason": "Completed"}}
-            containers = [
-                {"name": "istio-proxy", "state": {"running": {}}},
-                {"name": "trainer", "state": state},
-            ]
-            world.cluster.change(
-                PODS,
-                NAMESPACE,
-                pod["metadata"]["name"],
-                lambda seen, statuses=containers: seen["status"].update(containerStatuses=statuses),
-            )
-        await world.after(40)
+        end_all_but_the_sidecar(world, world.pods("train"), 0)
+        await world.after(10)
+        assert world.status().attempts[-1].stage == "Export"
+        assert world.pods("train") == []
+        end_all_but_the_sidecar(world, world.pods("export"), 0)
+        await world.after(10)
         assert world.status().phase == "Succeeded"
+        assert world.pods("export") == []
+        assert [attempt.outcome for attempt in world.status().attempts] == ["Succeeded"]
+
+    def life(pod):
+        return ordinary_life(pod) if place_of(pod)[0] == "prepare" else Life(run_seconds=None)
+
+    play(scenario, life_of=life)
+
+
+def test_a_failed_gang_makes_room_for_the_next_attempt_though_its_sidecars_live_on():
+    async def scenario(world):
+        world.create()
+        await world.after(30)
+        failed = world.pods("train")
+        end_all_but_the_sidecar(world, failed, 1)
+        await world.after(60)
+        assert [attempt.outcome for attempt in world.status().attempts] == ["Failed", "Running"]
+        assert {place_of(pod)[1] for pod in world.pods("train")} == {1}
 
     play(scenario, life_of=endless())
