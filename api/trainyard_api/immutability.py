@@ -35,7 +35,12 @@ class Difference:
 
     def __str__(self) -> str:
         """One line: path, old value, new value."""
-        return f"{self.path}: {_shown(self.old)} -> {_shown(self.new)}"
+        return f"{self.path}: {self.values}"
+
+    @property
+    def values(self) -> str:
+        """Old and new value for people."""
+        return f"{_shown(self.old)} -> {_shown(self.new)}"
 
 
 def immutable_differences(old: TrainingRun, new: TrainingRun) -> list[Difference]:

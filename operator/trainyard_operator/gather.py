@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from trainyard_api.immutability import immutable_differences
 from trainyard_api.names import Label, Reason, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.conditions import is_finished
@@ -39,7 +40,11 @@ CLAIM_SECONDS = 60.0
 
 _SHARED = "ReadWriteMany"
 """Access mode of a claim that pods of several nodes may write to."""
-_FATAL_OBSTACLES = (Reason.UPSTREAM_MISSING, Reason.UPSTREAM_CYCLE)
+_FATAL_OBSTACLES = {
+    Reason.UPSTREAM_MISSING: "Create that TrainingRun, or name another one",
+    Reason.UPSTREAM_CYCLE: "Delete one of them, and create it again with another model to start from",
+}
+"""Why a run cannot start as it is written, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Gatherer:
         self._defaults = defaults
         self._clock = clock
         self._readings: OrderedDict[tuple[str, int], Reading] = OrderedDict()
+        self._changes: dict[str, tuple[int, tuple[Problem, ...]]] = {}
+        """What must not have been changed in the spec of a run, by UID, and of which generation."""
         self._claims: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {}
 
     async def gather(self, key: RunKey) -> Facts | None:
@@ -91,6 +98,7 @@ class Gatherer:
         reading = self._read(run)
         if is_finished(run.status.conditions):
             return self._facts(run, reading.spec)
+        reading = await self._compared(run, reading)
         attempts = run.status.attempts
         if attempts and attempts[-1].finished_at is None:
             await self._confirm_children(run)
@@ -105,6 +113,22 @@ class Gatherer:
         """Drop what is kept of a run that is gone."""
         for place in [place for place in self._readings if place[0] == key.uid]:
             del self._readings[place]
+        self._changes.pop(key.uid, None)
+
+    async def _compared(self, run: ObservedRun, reading: Reading) -> Reading:
+        """The spec of a run that has begun, compared with what it began with.
+
+        The API server refuses such changes itself, but not all of them: it takes a free-form object for the
+        same when only keys without a schema were renamed in it.
+        """
+        if run.generation == 1 or not run.status.attempts or reading.spec is None or reading.problems:
+            return reading
+        generation, problems = self._changes.get(run.key.uid, (0, ()))
+        if generation != run.generation:
+            plan = await self._newest_plan(run)
+            problems = () if plan is None else _changes_since(plan, reading.spec)
+            self._changes[run.key.uid] = (run.generation, problems)
+        return replace(reading, problems=problems)
 
     async def _before_start(self, run: ObservedRun, reading: Reading) -> Facts:
         """The facts of a run that is about to begin an attempt."""
@@ -219,10 +243,10 @@ class Gatherer:
         """What is wrong with a run that is about to start, the state of the cluster included."""
         if reading.spec is None or reading.problems:
             return reading.problems, Reason.SPEC_INVALID
-        found = self._obstacle(run) if needed_runs(reading.spec.spec) else None
-        if found is not None and found.reason in _FATAL_OBSTACLES:
-            remedy = "Create that TrainingRun, or name another one"
-            return (Problem("spec.model.fromRun.name", found.message, remedy),), found.reason
+        for field, name in needed_runs(reading.spec.spec).items():
+            found = obstacle(run.key.name, [name], self._lookup(run.key.namespace))
+            if found is not None and found.reason in _FATAL_OBSTACLES:
+                return (Problem(field, found.message, _FATAL_OBSTACLES[found.reason]),), found.reason
         elsewhere = self._storage_problem(run, reading.spec)
         if elsewhere is not None:
             return (elsewhere,), Reason.SPEC_INVALID
@@ -317,3 +341,19 @@ class Gatherer:
             return None if run is None or run.deleting else Upstream(run.status, run.upstream_names)
 
         return lookup
+
+
+def _changes_since(plan: RunPlan, run: TrainingRun) -> tuple[Problem, ...]:
+    """What differs from a plan in the fields that may not change; the models of other runs are its own."""
+    begun = run.model_copy(update={"spec": plan.spec})
+    if needed_runs(run.spec):
+        models = {"model": plan.spec.model, "distillation": plan.spec.distillation}
+        run = run.model_copy(update={"spec": run.spec.model_copy(update=models)})
+    return tuple(
+        Problem(
+            change.path,
+            f"it was changed after the run had begun ({change.values})",
+            "Change it back, or create a new TrainingRun",
+        )
+        for change in immutable_differences(begun, run)
+    )

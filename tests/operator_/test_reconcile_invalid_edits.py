@@ -109,3 +109,57 @@ def test_a_stage_that_cannot_be_made_is_not_told_as_running():
         assert world.status().phase == "Succeeded"
 
     play(scenario)
+
+
+RENAMED = {
+    "deepspeed.config": (
+        {"deepspeed": {"config": {"wall_clock_breakdown": True}}},
+        {"deepspeed": {"config": {"memory_breakdown": True}}},
+    ),
+    "workers.podTemplate.metadata.labels": (
+        {"workers": {"podTemplate": {"metadata": {"labels": {"team": "speech"}}}}},
+        {"workers": {"podTemplate": {"metadata": {"labels": {"group": "speech"}}}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("place", RENAMED)
+def test_a_renamed_key_that_the_api_server_does_not_notice_starts_no_attempt(place):
+    before, after = RENAMED[place]
+    document = run_document(**before)
+
+    async def scenario(world):
+        world.create(document)
+        await world.after(30)
+        world.edit(**after)
+        await world.after(10)
+        status, reason, message = world.condition("Validated")
+        assert (status, reason) == ("False", "SpecInvalid")
+        assert f"spec.{place}." in message
+        assert "changed after the run had begun" in message
+        assert world.status().phase == "Running"
+        world.nodes.end_pod(world.pods("train")[0], 137)
+        await world.after(60)
+        assert [attempt.outcome for attempt in world.status().attempts] == ["Failed"]
+        restore(world, document)
+        await world.after(60)
+        assert world.condition("Validated")[:2] == ("True", "SpecValid")
+        assert [attempt.outcome for attempt in world.status().attempts] == ["Failed", "Running"]
+
+    play(scenario, life_of=train_life(run_seconds=None))
+
+
+def test_a_change_that_is_allowed_costs_one_look_at_the_plan_however_many_passes_follow():
+    async def scenario(world):
+        key = world.create()
+        await world.after(30)
+        world.edit(training={"budget": {"steps": 300}})
+        start = len(world.cluster.calls)
+        for step in (10, 20, 30):
+            world.report(key, attempt=0, step=step)
+            await world.after(20)
+        assert world.condition("Validated")[:2] == ("True", "SpecValid")
+        read = [call for call in world.cluster.calls[start:] if call.verb == "get"]
+        assert [call.resource for call in read] == ["configmaps"]
+
+    play(scenario, life_of=train_life(run_seconds=None))

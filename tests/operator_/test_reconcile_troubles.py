@@ -131,6 +131,24 @@ def test_a_missing_upstream_is_refused_until_it_exists():
     play(scenario)
 
 
+def test_a_missing_teacher_is_told_at_the_field_that_names_it():
+    document = run_document("student")
+    del document["spec"]["tokenizer"]
+    document["spec"] |= {
+        "model": {"fromTeacher": {"everyNthLayer": 2}},
+        "distillation": {"teacher": {"fromRun": {"name": "teacher"}}, "losses": {"logits": {}}},
+    }
+
+    async def scenario(world):
+        world.create(document)
+        await world.after(10)
+        truth, reason, message = world.condition("Validated", "student")
+        assert (truth, reason) == ("False", "UpstreamMissing")
+        assert message.startswith("spec.distillation.teacher.fromRun.name: There is no TrainingRun teacher")
+
+    play(scenario)
+
+
 def test_a_failed_upstream_is_told():
     async def scenario(world):
         world.create(run_document("teacher"))
