@@ -323,6 +323,7 @@ def test_a_damaged_model_is_an_error(classifier, call, tmp_path):
         ({"messages": [{"role": "user"}]}, "holds a message without role and content"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "nothing is left to answer"),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, "exceed the"),
+        ({"text": "end </s> of"}, "line 1: a message spells the special token '</s>'"),
     ],
 )
 def test_a_conversation_that_cannot_be_answered_is_refused(record, problem, decoder, call, tmp_path):

@@ -8,8 +8,9 @@ from jinja2 import TemplateError
 from pydantic import JsonValue
 
 from trainyard_api.errors import DataError
+from trainyard_trainer.data.labelled.chat import refuse_special_tokens
 from trainyard_trainer.predict.exported import ExportedModel
-from trainyard_trainer.predict.fields import messages_of
+from trainyard_trainer.predict.fields import messages_of, reading
 from trainyard_trainer.predict.predictor import Encoded, Part
 from trainyard_trainer.predict.records import InputRecord
 from trainyard_trainer.predict.rows import padded
@@ -31,7 +32,7 @@ class AnswerPredictor:
         """The conversation by the chat template, up to where the assistant speaks.
 
         Raises:
-            DataError: it leaves no room for an answer.
+            DataError: it leaves no room for an answer, or a message spells a special token.
         """
         source = self.exported.source
         messages = messages_of(record, source.messages_field, source.text_field)
@@ -51,6 +52,8 @@ class AnswerPredictor:
         fine_tuning = self.exported.spec.fine_tuning
         template = fine_tuning.chat_template if fine_tuning is not None else ""
         read = [{**message, "content": self.exported.normalized(message["content"])} for message in messages]
+        with reading(record):
+            refuse_special_tokens(read, self.exported.encoder)
         try:
             text: str = self.exported.tokenizer.apply_chat_template(
                 read, chat_template=template or None, add_generation_prompt=True, tokenize=False

@@ -18,7 +18,7 @@ def text_of(record: InputRecord, field: str) -> str:
     Raises:
         DataError: there is no such field, or it holds no text.
     """
-    with _reading(record):
+    with reading(record):
         return values.text_of(value_of(record, field), field)
 
 
@@ -30,7 +30,7 @@ def words_of(record: InputRecord, field: str) -> list[str]:
     """
     value = value_of(record, field)
     words = _words_of_text(value) if isinstance(value, str) else value
-    with _reading(record):
+    with reading(record):
         return values.words_of(words, field, is_csv=False) if words != [] else []
 
 
@@ -42,7 +42,7 @@ def messages_of(record: InputRecord, field: str, text_field: str) -> list[dict[s
     """
     if field not in record.fields and text_field in record.fields:
         return [{"role": "user", "content": text_of(record, text_field)}]
-    with _reading(record):
+    with reading(record):
         messages = values.conversation_of(value_of(record, field), field, is_csv=True)
     if not messages or messages[-1]["role"] == "assistant":
         problem = "its last message is the assistant's" if messages else "it has no messages"
@@ -81,8 +81,12 @@ def _words_of_text(text: str) -> list[Any]:
 
 
 @contextmanager
-def _reading(record: InputRecord) -> Iterator[None]:
-    """What training would set aside, as an error that names the record."""
+def reading(record: InputRecord) -> Iterator[None]:
+    """What training would set aside, as an error that names the record.
+
+    Raises:
+        DataError: it was set aside.
+    """
     try:
         yield
     except values.UnusableError as error:
