@@ -106,9 +106,22 @@ def test_every_held_out_example_is_judged_once_and_ranks_stay_in_step(world_size
         ranks.append(list(replace(source_of(data), rank=rank, batch=batch).evaluation_batches(9)))
     assert len({len(batches) for batches in ranks}) == 1
     found = [batch for batches in ranks for batch in batches]
-    assert sorted(number for number in ids_of(found) if number >= 0) == list(range(9))
+    judged = sorted(number for number in ids_of(found) if number >= 0)
+    assert judged == sorted(source_of(data).judged_examples(9).tolist())
+    assert len(set(judged)) == 9
     assert all((batch.num_labels == 0) == (-1 in batch.example_ids.tolist()) for batch in found)
     assert sum(batch.loss_weight for batch in found) == 9
+
+
+def test_a_part_of_the_held_out_examples_is_drawn_from_all_of_them_whatever_the_seed(data):
+    """Of examples that are sorted by their labels, the first ones would all have the same."""
+    many = replace(source_of(data), validation=data.train)
+    judged = many.judged_examples(40)
+    assert len(set(judged.tolist())) == 40
+    assert judged.max() > 100
+    assert judged.tolist() == replace(many, seed=4).judged_examples(40).tolist()
+    for maximum in (None, len(data.train), 10_000):
+        assert many.judged_examples(maximum).tolist() == list(range(len(data.train)))
 
 
 def test_weighted_sampling_draws_every_class_equally_often(data):

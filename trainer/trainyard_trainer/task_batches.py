@@ -25,6 +25,9 @@ from trainyard_trainer.data.order import global_positions, mix_64_array, round_k
 FILLER = -1
 """Number of an example that only keeps the ranks in step."""
 
+JUDGED_SEED = 0
+"""Decides which held-out examples are judged where not all are; not the run's seed, so that runs compare."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskBatch:
@@ -199,12 +202,11 @@ class TaskBatchSource:
     def evaluation_batches(self, maximum_rows: int | None) -> Iterator[TaskBatch]:
         """The micro-batches of this rank for one evaluation; every rank gets the same number of them.
 
-        The first examples of the validation set are taken, and go through the model by length. A rank that
-        runs out of rows gets a batch that does not count, since under ZeRO-3 all ranks must call the model
-        equally often.
+        They go through the model by length. A rank that runs out of rows gets a batch that does not count,
+        since under ZeRO-3 all ranks must call the model equally often.
         """
-        num_rows = min(len(self.validation), maximum_rows or len(self.validation))
-        examples = by_length(np.arange(num_rows, dtype=np.int64), self.validation.lengths)
+        examples = by_length(self.judged_examples(maximum_rows), self.validation.lengths)
+        num_rows = len(examples)
         micro = self.batch.micro_batch_size
         per_round = micro * self.batch.world_size
         for start in range(self.rank * micro, -(-num_rows // per_round) * per_round, per_round):
@@ -213,6 +215,18 @@ class TaskBatchSource:
                 yield self._assemble(self.validation, chosen, start)
             else:
                 yield self.collator.filler(self.validation.sample(int(examples[0])), start)
+
+    def judged_examples(self, maximum_rows: int | None) -> NDArray[np.int64]:
+        """The held-out examples of an evaluation, int64 [rows]; the same ones in every run on this data.
+
+        Where not all are judged they are drawn from all: records are often sorted by their labels, so that
+        the first ones may all have the same.
+        """
+        num_examples = len(self.validation)
+        numbers = np.arange(min(num_examples, maximum_rows or num_examples), dtype=np.int64)
+        if len(numbers) == num_examples:
+            return numbers
+        return sample_indices(JUDGED_SEED, np.zeros_like(numbers), numbers, num_examples)
 
     @cached_property
     def _examples_by_class(self) -> "ExamplesByClass":
