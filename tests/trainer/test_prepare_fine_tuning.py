@@ -46,6 +46,8 @@ def plan_of(base: Path, folder: Path, adaptation: dict[str, Any], **changes: Any
         ({"adapter": {"method": "DoRA"}}, [{"parameters": "classifier.*"}], None),
         ({"adapter": {"targetModules": ["query", "attention.self.value"]}}, [], None),
         ({"frozenLayers": 2}, [], None),
+        ({"unfreezeEverySteps": 1, "frozenLayers": 1}, [], "spec.fineTuning.adaptation.unfreezeEverySteps"),
+        ({"unfreezeEverySteps": 1, "frozenLayers": 2}, [], None),
     ],
 )
 def test_what_names_parts_of_a_model_is_held_against_its_configuration(
@@ -99,7 +101,8 @@ def test_the_stage_itself_ends_with_the_field_and_no_retry(base: Path, tmp_path:
     ("adaptation", "rules", "expected"),
     [
         ({}, [], False),
-        ({"layerLearningRateDecay": 0.9, "unfreezeEverySteps": 10}, [], False),
+        ({"layerLearningRateDecay": 0.9}, [], False),
+        ({"unfreezeEverySteps": 10}, [], True),
         ({"frozenLayers": 1}, [], True),
         ({"adapter": {}}, [], True),
         ({}, [{"parameters": "*.bias"}], True),

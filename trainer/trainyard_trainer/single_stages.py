@@ -212,7 +212,7 @@ def check_training(plan: RunPlan) -> None:
 
     Raises:
         TrainyardError: the schedule needs more steps than there are, the metric does not fit the labels, the
-            adaptation or a rule of the optimizer does not fit the model, or the data was damaged.
+            adaptation or a rule of the optimizer does not fit the model or the steps, or the data is damaged.
     """
     from trainyard_trainer.data.dataset import open_prepared  # noqa: PLC0415 - after the signal handler
     from trainyard_trainer.data.labelled.dataset import open_labelled  # noqa: PLC0415
@@ -221,7 +221,7 @@ def check_training(plan: RunPlan) -> None:
 
     spec, run_folder = plan.spec, Path(plan.paths.run_folder)
     data = open_prepared(run_folder) if labelled_task(spec) is None else open_labelled(run_folder)
-    checked_steps(spec.training, num_rows=len(data.train), num_tokens=data.train.num_tokens)
+    num_steps = checked_steps(spec.training, num_rows=len(data.train), num_tokens=data.train.num_tokens)
     if spec.fine_tuning is not None:
         labels = data.manifest.labels
         choose_metric(spec.fine_tuning, labels.names if labels is not None else ())
@@ -229,7 +229,7 @@ def check_training(plan: RunPlan) -> None:
         # PyTorch takes seconds to import, and most preparations need none of it.
         from trainyard_trainer.models.fit import check_fit  # noqa: PLC0415
 
-        check_fit(spec, data)
+        check_fit(spec, data, num_steps)
 
 
 def names_parts_of_model(spec: TrainingRunSpec) -> bool:
@@ -237,7 +237,8 @@ def names_parts_of_model(spec: TrainingRunSpec) -> bool:
     if spec.fine_tuning is None:
         return False
     adaptation = spec.fine_tuning.adaptation
-    return any((adaptation.adapter, adaptation.frozen_layers, spec.training.optimizer.parameter_groups))
+    of_adaptation = (adaptation.adapter, adaptation.frozen_layers, adaptation.unfreeze_every_steps)
+    return any((*of_adaptation, spec.training.optimizer.parameter_groups))
 
 
 def cores_of(plan: RunPlan) -> int:
