@@ -44,7 +44,7 @@ PRINTER_COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
     ("Step", "integer", ".status.progress.step", "Optimizer steps done"),
     ("Progress", "number", ".status.progress.percent", "Part of the stage that is done, in percent"),
-    ("Loss", "number", ".status.progress.loss", "Training loss, in nats per predicted token"),
+    ("Loss", "number", ".status.progress.loss", "Training loss, a mean over predictions"),
     ("Tokens/s", "number", ".status.progress.tokensPerSecond", "Tokens per second over all processes"),
     ("ETA", "integer", ".status.progress.etaSeconds", "Seconds left of the stage, estimated"),
     ("Restarts", "integer", ".status.restarts", "Restarts after faults"),

@@ -74,8 +74,12 @@ RUN_METRICS: tuple[MetricDefinition, ...] = tuple(
         _gauge(Metric.PHASE, "1 for the phase that the run is in; other phases have no series", "phase"),
         _gauge(Metric.STEP, "Optimizer steps done"),
         _gauge(Metric.TOTAL_STEPS, "Optimizer steps of the whole run"),
-        _gauge(Metric.LOSS, "Training loss of the last step, in nats per predicted token"),
-        _gauge(Metric.EVALUATION_LOSS, "Loss on held-out documents, in nats per predicted token"),
+        _gauge(
+            Metric.LOSS,
+            "Training loss of the last step, a mean over predictions: nats for tokens and classes, "
+            "squared error for numbers",
+        ),
+        _gauge(Metric.EVALUATION_LOSS, "Loss on the held-out examples, in the unit of the training loss"),
         _gauge(
             Metric.TASK_METRIC,
             "Metric of a fine-tuning task on held-out examples, such as MacroF1, at the last evaluation",

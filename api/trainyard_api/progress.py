@@ -55,11 +55,11 @@ class HistoryRecord(ApiModel):
     time: float
     """Unix time, in seconds."""
     loss: float | None = None
-    """Training loss in nats per predicted token."""
+    """Training loss, a mean over predictions: nats for tokens and classes, squared error for numbers."""
     loss_terms: dict[str, float] | None = None
     """Mean of each term of the loss before its weight, by name; not set where there is only one."""
     evaluation_loss: float | None = None
-    """Loss on the held-out documents in nats per predicted token."""
+    """Loss on the held-out examples, in the unit of the training loss."""
     metrics: dict[str, float] | None = None
     """Metrics of the task on the held-out examples, by name."""
     learning_rate: float | None = None

@@ -208,7 +208,7 @@ class Evaluation(ApiModel):
     every_steps: PositiveInt | None = None
     """Optimizer steps between evaluations; there is always one at the end."""
     maximum_sequences: PositiveInt | None = None
-    """Rows to evaluate on, the first of the validation set; all when not set."""
+    """Rows to evaluate on: the validation set's first, of a task drawn from all of it; all when not set."""
 
 
 class Training(ApiModel):

@@ -47,9 +47,10 @@ class Progress(ApiModel):
     percent: float = 0.0
     """Part of the stage that is done, 0 to 100."""
     loss: Nats | None = None
-    """Training loss of the last step, in nats per predicted token."""
+    """Training loss of the last step, a mean over predictions: nats for tokens and classes, squared error for
+    numbers."""
     evaluation_loss: Nats | None = None
-    """Loss on the held-out documents, in nats per predicted token."""
+    """Loss on the held-out examples, in the unit of the training loss."""
     metrics: dict[str, float] | None = None
     """Metrics of the task on the held-out examples, by name."""
     learning_rate: float | None = None
@@ -89,7 +90,7 @@ class ModelStatus(ApiModel):
     parameters: int
     """Number of parameters, tied ones counted once."""
     evaluation_loss: Nats | None = None
-    """Loss on the held-out documents, in nats per predicted token."""
+    """Loss on the held-out examples, in the unit of the training loss."""
     metrics: dict[str, float] | None = None
     """Metrics of the task on the held-out examples, by name."""
 

@@ -111,7 +111,7 @@ RUN_ALERTS = (
         lasting="30m",
         severity="info",
         summary="The evaluation loss of a running TrainingRun is a fifth above its best.",
-        description=f"{_RUN} is at {{{{ $value | humanize }}}} nats per token on held-out text.",
+        description=f"{_RUN} has a loss of {{{{ $value | humanize }}}} on held-out examples.",
     ),
 )
 """What may go wrong with a run."""

@@ -66,8 +66,8 @@ def _run_panels() -> list[timeseries.Panel | stat.Panel | table.Panel]:
             "Phase of each run",
             f"{Metric.PHASE}{_RUN} * on (namespace, name) group_left (objective, nodes) {Metric.INFO}",
         ),
-        _lines("Training loss", "nats per token", 12, _of_run(Metric.LOSS)),
-        _lines("Evaluation loss", "nats per token", 12, _of_run(Metric.EVALUATION_LOSS)),
+        _lines("Training loss", "short", 12, _of_run(Metric.LOSS)),
+        _lines("Evaluation loss", "short", 12, _of_run(Metric.EVALUATION_LOSS)),
         _lines(
             "Metrics of the task", "short", 24, (f"{Metric.TASK_METRIC}{_RUN}", _RUN_LEGEND + " {{metric}}")
         ),

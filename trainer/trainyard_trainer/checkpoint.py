@@ -67,7 +67,7 @@ class TrainState(ApiModel):
     train_seconds: float = 0.0
     """Seconds of training over all attempts."""
     evaluation_loss: float | None = None
-    """Newest loss on the held-out documents, in nats per predicted token."""
+    """Newest loss on the held-out examples, a mean over predictions: nats, or squared error for numbers."""
     evaluation_step: int | None = None
     """Step at which it was measured."""
     metrics: dict[str, float] | None = None

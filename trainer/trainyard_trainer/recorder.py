@@ -29,7 +29,7 @@ class StepFigures:
     """What one optimizer step measured, over all ranks."""
 
     loss: float
-    """Nats per predicted token."""
+    """Mean over predictions: nats for tokens and classes, squared error for numbers."""
     loss_terms: Mapping[str, float]
     """Mean of each term of the loss before its weight."""
     gradient_norm: float

@@ -101,7 +101,7 @@ class TrainingRecord(ApiModel):
     seed: int
     """Decides initial weights, data order, masks and dropout."""
     evaluation_loss: float | None = None
-    """Loss on the held-out documents, in nats per predicted token."""
+    """Loss on the held-out examples, a mean over predictions: nats, or squared error for numbers."""
     evaluation: TaskResult | None = None
     """How well the model does its task; not set where the run has none."""
     unigram_entropy: float | None = None
