@@ -375,6 +375,11 @@ class TrainingRunSpec(ApiModel):
             return None
         return Pretraining(objective=tuning.objective, masking=tuning.masking)
 
+    @property
+    def aligns_tokens(self) -> bool:
+        """Whether the teacher reads the text by a tokenizer of its own."""
+        return self.distillation is not None and self.distillation.tokenizer_mismatch == "Align"
+
 
 class Metadata(ApiModel):
     """The part of the Kubernetes metadata that Trainyard reads from a file."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trainyard_api.model import ApiModel
 from trainyard_api.spec_model import ModelFromRun, PretrainedModel
-from trainyard_api.spec_types import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from trainyard_api.spec_types import Fraction, PositiveFloat, PositiveInt
 
 Layer = Annotated[int, Field(ge=0, le=1000)]
 Temperature = Annotated[float, Field(gt=0.0, le=100.0)]
@@ -118,11 +118,11 @@ class OnPolicy(ApiModel):
     """Training on text that the student writes and the teacher judges (decoders)."""
 
     fraction: Fraction = 0.5
-    """Part of the micro-batches that the student writes itself, 0 to 1."""
+    """Part of the rows that the student writes itself, 0 to 1; they have no labels."""
     maximum_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Tokens that the student writes after a prompt."""
-    prompt_tokens: NonNegativeInt = 32
-    """Tokens of a training row that the student goes on from."""
+    """Tokens that the student writes after a prompt, fewer where it ends the text or the row is full."""
+    prompt_tokens: PositiveInt = 32
+    """Tokens of the first document of a training row that the student goes on from."""
     temperature: Temperature = 1.0
     """Divisor of the logits from which it draws."""
 

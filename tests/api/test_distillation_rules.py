@@ -39,7 +39,11 @@ def problems_of(distillation, model=HALF, objective="MaskedLM", **spec):
         ({"onPolicy": {"fraction": 0.5}}, {"objective": "CausalLM"}),
         (
             {"tokenizerMismatch": "Align", "losses": {"sortedLogits": {}, "labels": {}}},
-            {"tokenizer": {"train": {"algorithm": "WordPiece", "vocabularySize": 8192}}},
+            {
+                "tokenizer": {"train": {"algorithm": "BPE", "vocabularySize": 8192}},
+                "model": {"architecture": {"preset": "llama-tiny"}},
+                "objective": "CausalLM",
+            },
         ),
     ],
 )

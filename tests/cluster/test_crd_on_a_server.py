@@ -42,7 +42,6 @@ ADMITTED = {
     "labels-of-pretraining": FAR_FROM_THE_TASK,
     "resources-no-quantities": FREE_FORM,
     "unsupported-bias": WHOLE_API,
-    "unsupported-method": WHOLE_API,
     "unsupported-preparation": WHOLE_API,
     "unsupported-storage": WHOLE_API,
     "weights-without-their-kind": FAR_FROM_THE_TASK,

@@ -5,7 +5,7 @@ from trainyard_api.errors import ConfigurationError
 from trainyard_api.spec import TrainingRun
 from trainyard_api.spec_distillation import RelationsLoss
 from trainyard_trainer.models.rules import student_layer_problems
-from trainyard_trainer.models.student_layers import related_layers
+from trainyard_trainer.models.student_layers import related_layers, relation_heads
 
 
 def problems_of(distillation, preset="gpt2-tiny", objective="CausalLM", **overrides):
@@ -54,3 +54,21 @@ def test_relations_are_those_of_the_last_layers_unless_others_are_named(fields, 
 def test_relations_of_a_layer_that_does_not_exist_are_refused(field, layer, top):
     with pytest.raises(ConfigurationError, match=f"there is no layer {layer}.* has {top}"):
         related_layers(RelationsLoss(**{field: layer}), 3, 12)
+
+
+@pytest.mark.parametrize(("fields", "num_heads"), [({}, 4), ({"num_heads": 8}, 8)])
+def test_relation_heads_are_the_students_unless_others_are_named(fields, num_heads):
+    assert relation_heads(RelationsLoss(**fields), 4, (256, 768)) == num_heads
+
+
+@pytest.mark.parametrize(
+    ("widths", "problem"),
+    [
+        ((256, 768), r"numHeads: the 256 features of the student's heads cannot be split into 12 parts"),
+        ((768, 250), r"numHeads: the 250 features of the teacher's heads cannot be split into 12 parts"),
+    ],
+)
+def test_relation_heads_that_do_not_divide_both_models_are_refused(widths, problem):
+    with pytest.raises(ConfigurationError, match=problem) as raised:
+        relation_heads(RelationsLoss(), 12, widths)
+    assert raised.value.remedy in {"Write a divisor of 256", "Write a divisor of 2"}

@@ -71,7 +71,7 @@ def step_losses(student, teacher, projection):
             student_head=lambda hidden: vocabulary_logits(student, hidden),
             teacher_head=lambda hidden: vocabulary_logits(teacher, hidden),
             divergence=divergence_of("ForwardKL", temperature=2.0, teacher_share=0.5),
-            vocabulary_size=60,
+            vocabulary_sizes=(60, 60),
         ),
         "hidden": hidden_sum(flat, flat_target, measure="Cosine", projection=projection),
         "attention": attention_sum(*scores, allowed),

@@ -6,7 +6,7 @@ integer, the step.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -33,6 +33,7 @@ class Batch(Protocol):
         num_labels: predictions to make.
         num_tokens: tokens, padding not counted.
         num_positions: positions, padding counted.
+        num_compared: places that it names for the comparison with a teacher; see `ComparedBatch`.
         first_row: number of its first row in the stream of all rows, which seeds dropout.
         loss_weight: weight of its predictions, by whose sum over a step the loss is divided.
     """
@@ -43,6 +44,8 @@ class Batch(Protocol):
     def num_tokens(self) -> int: ...  # noqa: D102
     @property
     def num_positions(self) -> int: ...  # noqa: D102
+    @property
+    def num_compared(self) -> int: ...  # noqa: D102
     @property
     def first_row(self) -> int: ...  # noqa: D102
     @property
@@ -74,6 +77,7 @@ class MicroBatch:
         labels: int64 [m].
         num_tokens: tokens, padding not counted.
         first_row: number of its first row in the stream of all rows, which seeds dropout.
+        rows: numbers of its rows in their data set.
     """
 
     input_ids: torch.Tensor
@@ -83,11 +87,17 @@ class MicroBatch:
     labels: torch.Tensor
     num_tokens: int
     first_row: int
+    rows: tuple[int, ...] = ()
 
     @property
     def num_positions(self) -> int:
         """Positions, padding counted."""
         return self.input_ids.numel()
+
+    @property
+    def num_compared(self) -> int:
+        """It names no places."""
+        return 0
 
     @property
     def num_labels(self) -> int:
@@ -218,13 +228,14 @@ class BatchSource:
             self.objective.apply(sample, stream=stream, epoch=epoch, row=row)
             for sample, (epoch, row) in zip(samples, rows, strict=True)
         ]
-        return collate(
+        batch = collate(
             samples,
             masked,
             pad_token_id=self.pad_token_id,
             isolate_documents=self.isolate_documents,
             first_row=first_row,
         )
+        return replace(batch, rows=tuple(row for _, row in rows))
 
 
 def _without_labels(batch: MicroBatch) -> MicroBatch:

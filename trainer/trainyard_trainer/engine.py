@@ -150,6 +150,15 @@ class Engine:
         arguments = batch.model_arguments(self.ranks.device)
         return self.deepspeed_engine(*arguments, predict=True)  # type: ignore[no-any-return]
 
+    def next_logits(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        """What a student goes on with, without gradients; see `LanguageModel.next_logits`."""
+        with torch.no_grad():
+            return self.deepspeed_engine(  # type: ignore[no-any-return]
+                input_ids, position_ids, attention_mask, cache=cache
+            )
+
     def mark_micro_step(self) -> None:
         """Tell DeepSpeed that a micro-batch is done; on the last of a step it updates the weights."""
         self.deepspeed_engine.step()

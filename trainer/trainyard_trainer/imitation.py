@@ -8,6 +8,7 @@ from trainyard_api.plan import RunPlan
 from trainyard_trainer.engine import COMPUTE_DTYPES
 from trainyard_trainer.methods.loss_terms import DATA_TERM, LossTerm
 from trainyard_trainer.models.distilled_model import DistilledModel
+from trainyard_trainer.models.language_model import LanguageModel
 from trainyard_trainer.models.layers import parameter_depths
 from trainyard_trainer.models.student_layers import chosen_layers, compared_layers, evenly_spread
 from trainyard_trainer.network import Network
@@ -38,6 +39,9 @@ def with_teacher(
     if teacher is None or distillation is None:
         return student, (DATA_TERM,)
     shown = workload.model(teacher)
+    if plan.spec.aligns_tokens and isinstance(shown, LanguageModel):
+        # Its positions restart at each document, since only so they are sure to be as many as it has.
+        shown.isolate_documents = True
     shown.to(device=device, dtype=COMPUTE_DTYPES[plan.spec.training.precision])
     num_layers = parameter_depths(teacher).num_layers
     wanted = plan.spec.model.from_teacher
@@ -47,9 +51,10 @@ def with_teacher(
         else chosen_layers(wanted, num_layers)
     )
     pairs = compared_layers(distillation.layer_map, origins, num_layers)
-    distilled = DistilledModel(
-        student, shown, plan.spec, pairs, workload.data.manifest.tokenizer.vocabulary_size
-    )
+    manifest = workload.data.manifest
+    tokenizers = manifest.tokenizer, manifest.teacher_tokenizer or manifest.tokenizer
+    sizes = tokenizers[0].vocabulary_size, tokenizers[1].vocabulary_size
+    distilled = DistilledModel(student, shown, plan.spec, pairs, sizes)
     if network.projections:
         distilled.load_projections(network.projections)
     return distilled, distilled.terms

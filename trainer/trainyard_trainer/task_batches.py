@@ -63,6 +63,11 @@ class TaskBatch:
         """Positions, padding counted."""
         return self.input_ids.numel()
 
+    @property
+    def num_compared(self) -> int:
+        """It names no places."""
+        return 0
+
     def model_arguments(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """The tensors that `TaskModel.forward` takes, in its order."""
         tensors = (self.input_ids, self.attention_mask, self.token_type_ids, self.labels, self.example_ids)

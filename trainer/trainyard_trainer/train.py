@@ -42,6 +42,7 @@ from trainyard_trainer.imitation import with_teacher
 from trainyard_trainer.methods.loss_terms import LossTerm, term_factors, term_means
 from trainyard_trainer.models.teacher import load_teacher
 from trainyard_trainer.network import build_network
+from trainyard_trainer.on_policy import Writer, build_writer
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
 from trainyard_trainer.optimization.schedules import learning_rate_factor
 from trainyard_trainer.recorder import Recorder, StepFigures
@@ -94,6 +95,7 @@ class Trainer:
     data_hash: str
     planned_steps: int | None
     evaluator: TaskEvaluator | None
+    writer: Writer | None
     clock: Callable[[], float]
 
     @property
@@ -138,6 +140,7 @@ def set_up(
         data_hash=workload.data.manifest.hash,
         planned_steps=num_steps,
         evaluator=build_evaluator(spec, workload.labels),
+        writer=build_writer(plan, workload.data.manifest.tokenizer),
         clock=clock,
     )
 
@@ -167,7 +170,7 @@ def run(trainer: Trainer) -> ExitCode:
     with Prefetcher(trainer.source, trainer.state.step) as prefetcher:
         while True:
             started = time.perf_counter()
-            micro_batches = prefetcher.next_step()
+            micro_batches = written(trainer, prefetcher.next_step())
             counts = agree_on_step(trainer, micro_batches)
             data_seconds = time.perf_counter() - started
             if counts.stop:
@@ -216,9 +219,15 @@ class StepCounts:
     num_labels: int
     num_tokens: int
     num_positions: int
+    num_compared: int
     total_steps: int
     stop: bool
     finished: bool
+
+
+def written(trainer: Trainer, micro_batches: Sequence[Batch]) -> Sequence[Batch]:
+    """The micro-batches of a step, with the rows in them that the student writes itself."""
+    return micro_batches if trainer.writer is None else trainer.writer.written(trainer.engine, micro_batches)
 
 
 def agree_on_step(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepCounts:
@@ -227,12 +236,13 @@ def agree_on_step(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepCount
     Rank 0's clock decides a wall-clock budget, so that no two ranks disagree on the last step.
     """
     state, budget = trainer.state, trainer.plan.spec.training.budget
-    weight, labels, tokens, positions, stops, elapsed_seconds = trainer.ranks.sums(
+    weight, labels, tokens, positions, compared, stops, elapsed_seconds = trainer.ranks.sums(
         [
             sum(batch.loss_weight for batch in micro_batches),
             sum(batch.num_labels for batch in micro_batches),
             sum(batch.num_tokens for batch in micro_batches),
             sum(batch.num_positions for batch in micro_batches),
+            sum(batch.num_compared for batch in micro_batches),
             float(trainer.stop.requested),
             state.train_seconds if trainer.ranks.is_first else 0.0,
         ]
@@ -252,6 +262,7 @@ def agree_on_step(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepCount
         num_labels=round(labels),
         num_tokens=round(tokens),
         num_positions=round(positions),
+        num_compared=round(compared),
         total_steps=max(state.step, total_steps or 1),
         stop=stops > 0 and not finished,
         finished=finished,

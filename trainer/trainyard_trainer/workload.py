@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.spec_objectives import FineTuning
+from trainyard_trainer.aligned_batches import AlignedSource
 from trainyard_trainer.batches import BatchSource, Supply
+from trainyard_trainer.data.aligned_rows import open_aligned
 from trainyard_trainer.data.dataset import open_prepared
 from trainyard_trainer.data.labelled.class_weights import loss_weights
 from trainyard_trainer.data.labelled.dataset import open_labelled
@@ -60,8 +62,10 @@ def _language_modeling(plan: RunPlan) -> Workload:
     data = open_prepared(Path(plan.paths.run_folder))
     objective = build_objective(spec, data.manifest)
 
-    def supply(rank: int) -> BatchSource:
-        return BatchSource(
+    aligned = open_aligned(data) if spec.aligns_tokens else None
+
+    def supply(rank: int) -> Supply:
+        source = BatchSource(
             train=data.train,
             validation=data.validation,
             objective=objective,
@@ -71,6 +75,10 @@ def _language_modeling(plan: RunPlan) -> Workload:
             pad_token_id=data.manifest.tokenizer.pad_token_id,
             isolate_documents=spec.data.packing.isolate_documents,
         )
+        teacher = data.manifest.teacher_tokenizer
+        if aligned is None or teacher is None:
+            return source
+        return AlignedSource(source, aligned, teacher.pad_token_id)
 
     return Workload(
         data=data,

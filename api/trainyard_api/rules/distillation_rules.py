@@ -94,10 +94,29 @@ def _writes_itself_as_a_decoder(spec: TrainingRunSpec) -> bool:
     return tuning is None or tuning.task == "InstructionTuning" or tuning.objective == "CausalLM"
 
 
+def _leaves_room_to_write(spec: TrainingRunSpec) -> bool:
+    """Whether a row is longer than the prompt that the student goes on from."""
+    writes = None if spec.distillation is None else spec.distillation.on_policy
+    return writes is None or writes.prompt_tokens < spec.data.sequence_length
+
+
 def _keeps_the_teachers_tokenizer(spec: TrainingRunSpec) -> bool:
     """Whether no tokenizer is trained that the teacher cannot have."""
     trains = spec.tokenizer is not None and spec.tokenizer.train is not None
     return spec.distillation is None or spec.distillation.tokenizer_mismatch == "Align" or not trains
+
+
+def _has_tokens_of_its_own(spec: TrainingRunSpec) -> bool:
+    """Whether a student that is aligned with its teacher can have another tokenizer."""
+    stored = spec.model.pretrained is not None or spec.model.from_run is not None
+    named = spec.model.architecture is not None and spec.tokenizer is not None
+    return not spec.aligns_tokens or stored or named
+
+
+def _aligns_a_decoder(spec: TrainingRunSpec) -> bool:
+    """Whether a student that is aligned with its teacher predicts the next token of plain text."""
+    learned = spec.language_modeling
+    return not spec.aligns_tokens or (learned is not None and learned.objective == "CausalLM")
 
 
 def _ascends(values: list[int] | None) -> bool:
@@ -170,6 +189,20 @@ _LOSS_RULES: tuple[Rule, ...] = (
         "Compare the embeddings with the teacher's, 0 with 0",
         reads="layerMap",
         cel="self.layerMap.all(x, (x.student == 0) == (x.teacher == 0))",
+    ),
+    _rule(
+        "layerMap",
+        lambda distillation: (
+            distillation.losses.attentions is None
+            or not distillation.layer_map
+            or any(pair.student > 0 for pair in distillation.layer_map)
+        ),
+        "losses.attentions compares layers, and layerMap names only the embeddings, which have no attention",
+        "Name layers from 1 on, or remove losses.attentions",
+        cel=(
+            "!has(self.losses.attentions) || self.layerMap.size() == 0 || "
+            "self.layerMap.exists(x, x.student > 0)"
+        ),
     ),
     _rule(
         "tokenizerMismatch",
@@ -294,6 +327,18 @@ _STUDENT_RULES: tuple[Rule, ...] = (
         ),
     ),
     predicate_rule(
+        path=f"{_ROOT}.onPolicy.promptTokens",
+        fields=(f"{_ROOT}.onPolicy.promptTokens", "spec.data.sequenceLength"),
+        holds=_leaves_room_to_write,
+        problem="a prompt fills the whole row, and nothing can be written behind it",
+        remedy="Set it below data.sequenceLength",
+        node="spec",
+        cel=(
+            "!has(self.distillation) || !has(self.distillation.onPolicy) || "
+            "self.distillation.onPolicy.promptTokens < self.data.sequenceLength"
+        ),
+    ),
+    predicate_rule(
         path=f"{_ROOT}.onPolicy",
         fields=(f"{_ROOT}.onPolicy", "spec.pretraining", "spec.fineTuning"),
         holds=_writes_itself_as_a_decoder,
@@ -305,6 +350,33 @@ _STUDENT_RULES: tuple[Rule, ...] = (
             "self.pretraining.objective == 'CausalLM' : (!has(self.fineTuning) || "
             "self.fineTuning.task == 'InstructionTuning' || (has(self.fineTuning.objective) && "
             "self.fineTuning.objective == 'CausalLM')))"
+        ),
+    ),
+    predicate_rule(
+        path=f"{_ROOT}.tokenizerMismatch",
+        fields=(f"{_ROOT}.tokenizerMismatch", "spec.model", "spec.tokenizer"),
+        holds=_has_tokens_of_its_own,
+        problem="Align is set, but the student has the tokenizer of its teacher",
+        remedy="Set it to Refuse, or set model.architecture and spec.tokenizer",
+        node="spec",
+        cel=(
+            "!has(self.distillation) || self.distillation.tokenizerMismatch == 'Refuse' || "
+            "has(self.model.pretrained) || has(self.model.fromRun) || "
+            "(has(self.model.architecture) && has(self.tokenizer))"
+        ),
+    ),
+    predicate_rule(
+        path=f"{_ROOT}.tokenizerMismatch",
+        fields=(f"{_ROOT}.tokenizerMismatch", "spec.pretraining", "spec.fineTuning"),
+        holds=_aligns_a_decoder,
+        problem="Align is set, but the student does not predict the next token of plain text",
+        remedy="Set it to Refuse, or train with the objective CausalLM",
+        node="spec",
+        cel=(
+            "!has(self.distillation) || self.distillation.tokenizerMismatch == 'Refuse' || "
+            "(has(self.pretraining) ? self.pretraining.objective == 'CausalLM' : "
+            "(!has(self.fineTuning) || (self.fineTuning.task == 'ContinuedPretraining' && "
+            "has(self.fineTuning.objective) && self.fineTuning.objective == 'CausalLM')))"
         ),
     ),
     predicate_rule(

@@ -32,18 +32,16 @@ UNSUPPORTED_RULES: tuple[Rule, ...] = (
         "Remove it: only students that are pretrained have a teacher in this version",
         lambda spec: spec.distillation is None or spec.fine_tuning is None,
     ),
-    _of_distillation(
-        "losses.attentions", "Use hiddenStates", lambda distillation: distillation.losses.attentions is None
+    _unsupported(
+        "spec.distillation.onPolicy",
+        "Remove it: only students of plain text write in this version",
+        lambda spec: (
+            spec.distillation is None
+            or spec.distillation.on_policy is None
+            or spec.fine_tuning is None
+            or spec.fine_tuning.task == "ContinuedPretraining"
+        ),
     ),
-    _of_distillation(
-        "losses.relations", "Use hiddenStates", lambda distillation: distillation.losses.relations is None
-    ),
-    _of_distillation(
-        "losses.sortedLogits",
-        "Use a teacher with the student's tokenizer, and logits",
-        lambda distillation: distillation.losses.sorted_logits is None,
-    ),
-    _of_distillation("onPolicy", "Remove it", lambda distillation: distillation.on_policy is None),
     _of_distillation("teacherCache", "Remove it", lambda distillation: distillation.teacher_cache is None),
     _unsupported(
         "spec.data.preparation.deduplicate.near",

@@ -50,6 +50,11 @@ class MadeUpBatch:
         return TOKEN_IDS[self.rows].numel()
 
     @property
+    def num_compared(self) -> int:
+        """Places that are compared with a teacher."""
+        return 0
+
+    @property
     def first_row(self) -> int:
         """First example."""
         return int(self.rows.start)

@@ -65,16 +65,19 @@ class Models:
     """The one that it starts from."""
     teacher: BaseModel | None
     """The one that it listens to."""
+    is_aligned: bool = False
+    """Whether the teacher reads the text by a tokenizer of its own."""
 
     @property
     def reader(self) -> BaseModel | None:
         """The model whose tokens the run reads; None where its tokenizer does not depend on a model."""
-        return self.base or self.teacher
+        return next(iter(self.readers), None)
 
     @property
-    def all(self) -> tuple[BaseModel, ...]:
-        """Those that there are."""
-        return tuple(model for model in (self.base, self.teacher) if model is not None)
+    def readers(self) -> tuple[BaseModel, ...]:
+        """The models that read the run's tokens."""
+        models = (self.base, None if self.is_aligned else self.teacher)
+        return tuple(model for model in models if model is not None)
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,14 @@ def open_base_model(
     return BaseModel(_described(place, step, config), step, folder, place)
 
 
-def choose_tokenizer(plan: RunPlan, base: BaseModel) -> ChosenTokenizer:
-    """The model's own tokenizer, or the one of the spec where its vocabulary is the same.
+def choose_tokenizer(plan: RunPlan, reader: BaseModel) -> ChosenTokenizer:
+    """A model's own tokenizer, or the one of the spec.
+
+    The vocabulary of a model to start from has to be the same; see `check_teacher_tokenizer` for a teacher's.
+
+    Args:
+        plan: the run.
+        reader: the model whose tokens it reads; see `Models`.
 
     Raises:
         ConfigurationError: the spec trains a new one.
@@ -137,18 +146,18 @@ def choose_tokenizer(plan: RunPlan, base: BaseModel) -> ChosenTokenizer:
     spec = plan.spec.tokenizer
     if spec is not None and spec.train is not None:
         raise ConfigurationError("spec.tokenizer.train", *KEEPS_TOKENIZER)
-    own = _own_tokenizer(base)
+    own = own_tokenizer(reader)
     if spec is None or spec.uri is None:
         if own is None:
             raise DataError(
-                base.where,
-                f"{base.folder} has no {TOKENIZER}",
+                reader.where,
+                f"{reader.folder} has no {TOKENIZER}",
                 "Set spec.tokenizer.uri to the model's tokenizer",
             )
         return own
     chosen = ChosenTokenizer(*read_existing(spec.uri, plan.mounts), TOKENIZER_FIELD)
-    if own is not None:
-        _check_vocabulary(chosen, own, spec.uri, base)
+    if own is not None and reader.place.role == "the model to start from":
+        _check_vocabulary(chosen, own, spec.uri, reader)
     return chosen
 
 
@@ -168,21 +177,7 @@ def check_rows_of_embedding(tokenizer: TokenizerManifest, base: BaseModel, where
         )
 
 
-def check_vocabulary(chosen: ChosenTokenizer, model: BaseModel) -> None:
-    """Refuse a tokenizer whose vocabulary is not that of a model.
-
-    Raises:
-        DataError: the model has another vocabulary, or no tokenizer to tell by.
-    """
-    own = _own_tokenizer(model)
-    if own is None:
-        raise DataError(
-            model.where, f"{model.folder} has no {TOKENIZER} to compare", "Store the model with its tokenizer"
-        )
-    _check_vocabulary(chosen, own, "the tokenizer of the model to start from", model)
-
-
-def _own_tokenizer(model: BaseModel) -> ChosenTokenizer | None:
+def own_tokenizer(model: BaseModel) -> ChosenTokenizer | None:
     """The tokenizer that is stored with a model, if one is."""
     if not (model.folder / TOKENIZER).is_file():
         return None

@@ -196,6 +196,8 @@ class DataManifest(ApiModel):
     """The model that training starts from; not set where its weights are random."""
     teacher: BaseModelManifest | None = None
     """The model that training listens to; not set where there is none."""
+    teacher_tokenizer: TokenizerManifest | None = None
+    """The tokenizer by which the teacher reads the text; not set where it is the run's."""
     labels: LabelManifest | None = None
     """The labels; not set where there are none, as for language models."""
     unigram_entropy: float
@@ -224,6 +226,8 @@ class DataManifest(ApiModel):
             content["base model"] = self.base_model.hash
         if self.teacher is not None:
             content["teacher"] = self.teacher.hash
+        if self.teacher_tokenizer is not None:
+            content["teacher tokenizer"] = self.teacher_tokenizer.hash
         if self.labels is not None:
             content["labels"] = self.labels.model_dump(mode="json")
         return self.model_copy(update={"hash": hash_of(content)})

@@ -21,18 +21,19 @@ from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec_objectives import FineTuning
+from trainyard_trainer.data.align_step import AlignedText, Alignment, align_tokens
 from trainyard_trainer.data.base_model import (
     BaseModel,
     ChosenTokenizer,
     Models,
     check_classes,
     check_rows_of_embedding,
-    check_vocabulary,
     choose_tokenizer,
     open_base_model,
 )
 from trainyard_trainer.data.checks import check_rows, check_source, packing_warnings
 from trainyard_trainer.data.deduplicate import DUPLICATES, deduplicate
+from trainyard_trainer.data.described_sources import describe_sources
 from trainyard_trainer.data.existing_tokenizer import parse_config, read_existing
 from trainyard_trainer.data.extract import finish_extraction
 from trainyard_trainer.data.extract_work import extract_settings, extract_work
@@ -48,7 +49,6 @@ from trainyard_trainer.data.labelled.prepare import (
 from trainyard_trainer.data.labelled.task import labelled_task, objective_of
 from trainyard_trainer.data.manifest import (
     DataManifest,
-    SourceManifest,
     SplitManifest,
     TokenizerManifest,
     hash_of,
@@ -63,12 +63,12 @@ from trainyard_trainer.data.sources import (
     HASH_CACHE,
     FileHashes,
     InputFile,
-    combined_hash,
     contents_hash,
     list_files,
 )
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
+from trainyard_trainer.data.teacher_tokenizer import check_teacher_tokenizer, teacher_tokenizer
 from trainyard_trainer.data.text_shards import TextShard, list_shards
 from trainyard_trainer.data.tokenize_step import TokenizeTask, tokenize_shard
 from trainyard_trainer.data.tokenizer import RECIPE, check_vocabulary_size
@@ -82,8 +82,6 @@ from trainyard_trainer.data.tokenizer_step import (
 from trainyard_trainer.data.unit_steps import UnitReader
 from trainyard_trainer.data.units import divide
 from trainyard_trainer.progress import write_json_atomically
-
-LISTED_FILES = 1000
 
 
 def prepare(
@@ -171,7 +169,7 @@ class _Preparation:
     progress: StepProgress
 
     def run(self) -> DataManifest:
-        models = Models(self.base_model(), self.teacher())
+        models = self.models()
         files = self.list_sources()
         task = labelled_task(self.plan.spec)
         if task is not None:
@@ -185,15 +183,21 @@ class _Preparation:
             tokenizer_step = self.tokenizer_of(models.reader, models)
         tokenizer = describe_tokenizer(tokenizer_step)
         tokenized = self.tokenize(deduplicated, tokenizer_step, tokenizer, shards)
+        aligned = self.align(models, deduplicated, tokenizer_step, shards)
         packed = self.pack(tokenized, tokenizer, shards)
-        steps = (*extracted, deduplicated, tokenizer_step, tokenized, packed)
-        return self.manifest(files, extracted, deduplicated, steps, tokenizer, models)
+        steps = (*extracted, deduplicated, tokenizer_step, tokenized)
+        if aligned is None:
+            return self.manifest(files, extracted, deduplicated, (*steps, packed), tokenizer, models)
+        manifest = self.manifest(
+            files, extracted, deduplicated, (*steps, aligned.step, packed), tokenizer, models
+        )
+        return manifest.model_copy(update={"teacher_tokenizer": aligned.tokenizer}).with_hash()
 
     def read(self, shard: int) -> None:
         task, root = labelled_task(self.plan.spec), self.store.root
         work_of: WorkOf = partial(extract_work, self.plan.spec.data, folder=root)
         if task is not None:
-            tokenizer_step = self.tokenizer_of_task(Models(self.base_model(), self.teacher()))
+            tokenizer_step = self.tokenizer_of_task(self.models())
             steps = LabelledSteps(self.plan, task, self.store, self.reader, self.progress)
             work_of = partial(
                 steps.encode_work,
@@ -232,11 +236,12 @@ class _Preparation:
             raise ConfigurationError("spec", "it trains no language model", "Set spec.pretraining")
         return self.plan.spec.language_modeling.objective
 
-    def base_model(self) -> BaseModel | None:
-        return self.stored_model(base_place(self.plan), "base model")
-
-    def teacher(self) -> BaseModel | None:
-        return self.stored_model(teacher_place(self.plan), "teacher")
+    def models(self) -> Models:
+        return Models(
+            base=self.stored_model(base_place(self.plan), "base model"),
+            teacher=self.stored_model(teacher_place(self.plan), "teacher"),
+            is_aligned=self.plan.spec.aligns_tokens,
+        )
 
     def stored_model(self, place: ModelPlace | None, name: str) -> BaseModel | None:
         if place is None:
@@ -326,10 +331,9 @@ class _Preparation:
     def tokenizer_of(self, reader: BaseModel, models: Models) -> FinishedStep:
         chosen = choose_tokenizer(self.plan, reader)
         step = self.existing_tokenizer(chosen)
-        for model in models.all:
+        for model in models.readers:
             check_rows_of_embedding(describe_tokenizer(step), model, chosen.where)
-        if models.base is not None and models.teacher is not None:
-            check_vocabulary(chosen, models.teacher)
+        check_teacher_tokenizer(chosen, models)
         return step
 
     def stored_tokenizer(self) -> FinishedStep:
@@ -341,7 +345,7 @@ class _Preparation:
         found = read_existing(spec.uri, self.plan.mounts)
         return self.existing_tokenizer(ChosenTokenizer(*found, where="spec.tokenizer.uri"))
 
-    def existing_tokenizer(self, chosen: ChosenTokenizer) -> FinishedStep:
+    def existing_tokenizer(self, chosen: ChosenTokenizer, name: str = "tokenizer") -> FinishedStep:
         content, config, objective = chosen.content, chosen.config, self.objective
         inputs = {"content": hash_of(content.hex()), "config": hash_of(config.hex()), "objective": objective}
         task, template = labelled_task(self.plan.spec), ""
@@ -349,7 +353,7 @@ class _Preparation:
             template = chosen_template(task.chat_template, parse_config(config, chosen.where))
             inputs["template"] = template
         return self.store.run(
-            "tokenizer",
+            name,
             inputs,
             lambda folder: write_existing(folder, content, config, objective, chosen.where, template),
         )
@@ -388,6 +392,20 @@ class _Preparation:
 
         inputs = {"text": deduplicated.manifest.key, "tokenizer": tokenizer.hash}
         return self.store.run("tokenize", inputs, body)
+
+    def align(
+        self,
+        models: Models,
+        deduplicated: FinishedStep,
+        tokenizer_step: FinishedStep,
+        shards: list[TextShard],
+    ) -> Alignment | None:
+        if models.teacher is None or not models.is_aligned:
+            return None
+        teacher_step = self.existing_tokenizer(teacher_tokenizer(models.teacher), "teacher-tokenizer")
+        check_rows_of_embedding(describe_tokenizer(teacher_step), models.teacher, models.teacher.where)
+        text = AlignedText(shards, _duplicates_file(deduplicated), deduplicated.manifest.key)
+        return align_tokens(text, (tokenizer_step, teacher_step), self.store, self.pool, self.progress)
 
     def pack(
         self, tokenized: FinishedStep, tokenizer: TokenizerManifest, shards: list[TextShard]
@@ -443,7 +461,7 @@ class _Preparation:
         manifest = DataManifest(
             prepared=os.path.relpath(self.store.root, self.plan.paths.run_folder),
             sequence_length=data.sequence_length,
-            sources=tuple(self.describe_sources(files, extracted, deduplicated)),
+            sources=describe_sources(data.sources, files, extracted, deduplicated),
             steps=tuple(step.summary() for step in steps),
             tokenizer=tokenizer,
             base_model=models.base.manifest if models.base is not None else None,
@@ -462,32 +480,6 @@ class _Preparation:
             warnings=() if is_labelled else packing_warnings(train, self.plan.spec),
         )
         return manifest.with_hash()
-
-    def describe_sources(
-        self, files: list[list[InputFile]], extracted: list[FinishedStep], deduplicated: FinishedStep
-    ) -> list[SourceManifest]:
-        duplicates = deduplicated.manifest.details["perSource"]
-        described = []
-        for number, source in enumerate(self.plan.spec.data.sources):
-            counts = extracted[number].manifest.counts
-            described.append(
-                SourceManifest(
-                    name=source.name,
-                    uri=source.uri,
-                    num_files=len(files[number]),
-                    size_bytes=sum(file.size_bytes for file in files[number]),
-                    content_hash=combined_hash(files[number]),
-                    files=tuple(file.as_manifest() for file in files[number][:LISTED_FILES]),
-                    records=counts["records"],
-                    invalid_records=counts["invalid"],
-                    documents=counts["documents"],
-                    characters=counts["characters"],
-                    dropped_documents=counts["dropped"],
-                    duplicates=duplicates[number],
-                    weight=source.weight,
-                )
-            )
-        return described
 
 
 def _duplicates_file(deduplicated: FinishedStep) -> Path | None:

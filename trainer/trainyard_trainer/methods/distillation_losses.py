@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch.utils.checkpoint import checkpoint
 
-from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS, cross_entropy_sum
+from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 """Projection of hidden states to a vocabulary, [m, hidden size] -> [m, vocabulary]."""
@@ -34,6 +34,11 @@ class LossSum:
 def widened(values: torch.Tensor) -> torch.Tensor:
     """Values in fp32 at least: sums of thousands of terms lose too much in half the precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def full_precision(values: torch.Tensor) -> torch.autocast:
+    """Where products of such values are not rounded to half the precision, whatever the caller set."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def forward_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -103,7 +108,7 @@ def divergence_sum(  # noqa: PLR0913 - two models, each with states and a head
     student_head: Head,
     teacher_head: Head,
     divergence: Divergence,
-    vocabulary_size: int,
+    vocabulary_sizes: tuple[int, int],
     chunk_positions: int = LOGITS_CHUNK_POSITIONS,
 ) -> LossSum:
     """A divergence summed over positions, with the logits of at most one chunk of them at once.
@@ -114,14 +119,14 @@ def divergence_sum(  # noqa: PLR0913 - two models, each with states and a head
         student_head: the student's projection to its vocabulary.
         teacher_head: the teacher's.
         divergence: compares the logits of both.
-        vocabulary_size: tokens that both have; columns behind them are padding and are cut.
+        vocabulary_sizes: tokens of student and teacher; columns behind them are padding and are cut.
         chunk_positions: positions per chunk, which are computed again in the backward pass.
     """
 
     def chunk_sum(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            teacher_logits = teacher_head(teacher)[:, :vocabulary_size]
-        return divergence(student_head(student)[:, :vocabulary_size], teacher_logits).sum()
+            teacher_logits = teacher_head(teacher)[:, : vocabulary_sizes[1]]
+        return divergence(student_head(student)[:, : vocabulary_sizes[0]], teacher_logits).sum()
 
     count = len(student_hidden)
     teacher_hidden = teacher_hidden.detach()
@@ -134,17 +139,6 @@ def divergence_sum(  # noqa: PLR0913 - two models, each with states and a head
     )
     sums = [checkpoint(chunk_sum, *chunk, use_reentrant=False) for chunk in chunks]
     return LossSum(torch.stack(sums).sum(), count)
-
-
-def hard_label_sum(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> LossSum:
-    """Cross-entropy of the data's own labels, -log softmax(head(hidden))[label], as without a teacher.
-
-    Args:
-        hidden: [m, hidden size], the student's states at the positions to predict.
-        labels: int64 [m].
-        head: the student's projection to its vocabulary.
-    """
-    return LossSum(cross_entropy_sum(hidden, labels, head), len(labels))
 
 
 def _softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import nn
 
-from trainyard_trainer.methods.distillation_losses import LossSum, widened
+from trainyard_trainer.methods.distillation_losses import LossSum, full_precision, widened
 
 
 def hidden_projection(student_size: int, teacher_size: int, seed: int) -> nn.Module:
@@ -51,6 +51,32 @@ def hidden_sum(
     return LossSum(distances.sum(), len(student))
 
 
+class HeadProjection(nn.Module):
+    """A learned mixture of the student's attention heads for each head of the teacher.
+
+    At first each head of the teacher is compared with one of the student, neighbours with the same one.
+    """
+
+    def __init__(self, num_student_heads: int, num_teacher_heads: int) -> None:
+        super().__init__()
+        teacher_heads = torch.arange(num_teacher_heads)
+        weight = torch.zeros(num_teacher_heads, num_student_heads)
+        weight[teacher_heads, teacher_heads * num_student_heads // num_teacher_heads] = 1.0
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores [rows, heads of the student, ...] as [rows, heads of the teacher, ...]."""
+        with full_precision(scores):
+            return torch.einsum("rs...,ts->rt...", scores, self.weight.to(scores.dtype))
+
+
+def head_projection(num_student_heads: int, num_teacher_heads: int) -> nn.Module:
+    """The map from the student's attention heads to the teacher's; learned where their numbers differ."""
+    if num_student_heads == num_teacher_heads:
+        return nn.Identity()
+    return HeadProjection(num_student_heads, num_teacher_heads)
+
+
 def attention_scores(queries: torch.Tensor, keys: torch.Tensor, num_heads: int) -> torch.Tensor:
     """Scaled products of queries and keys before any softmax, [rows, heads, length, length].
 
@@ -64,27 +90,19 @@ def attention_scores(queries: torch.Tensor, keys: torch.Tensor, num_heads: int) 
     """
     split_queries, split_keys = _heads(widened(queries), num_heads), _heads(widened(keys), num_heads)
     head_size = split_queries.shape[-1]
-    return torch.matmul(split_queries, split_keys.transpose(-1, -2)) / math.sqrt(head_size)
+    with full_precision(split_queries):
+        return torch.matmul(split_queries, split_keys.transpose(-1, -2)) / math.sqrt(head_size)
 
 
 def attention_sum(student: torch.Tensor, teacher: torch.Tensor, allowed: torch.Tensor) -> LossSum:
     """Squared error of attention scores (TinyBERT), a mean over heads and the keys of each query.
 
-    Where the teacher has a multiple of the student's heads, its neighbouring heads are averaged.
-
     Args:
-        student: scores [rows, heads, length, length].
-        teacher: scores [rows, heads of the teacher, length, length]; no gradient flows into them.
+        student: scores [rows, heads of the teacher, length, length]; see `head_projection`.
+        teacher: scores of the same shape; no gradient flows into them.
         allowed: bool [rows, length, length], which keys a query may see; queries without any do not count.
-
-    Raises:
-        ValueError: the heads of the teacher are no multiple of the student's.
     """
-    rows, num_heads, length, _ = student.shape
-    if teacher.shape[1] % num_heads:
-        raise ValueError(f"{teacher.shape[1]} heads cannot be compared with {num_heads}")
-    target = widened(teacher.detach()).view(rows, num_heads, -1, length, length).mean(2)
-    errors = (widened(student) - target).square().mean(1)
+    errors = (widened(student) - widened(teacher.detach())).square().mean(1)
     num_keys = allowed.sum(-1)
     by_query = (errors * allowed).sum(-1) / num_keys.clamp(min=1)
     return LossSum(by_query.sum(), int((num_keys > 0).sum()))

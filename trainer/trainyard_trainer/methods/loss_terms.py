@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Unit = Literal["Weight", "Predictions", "Tokens"]
-"""What a term is a mean over: predictions by their class weights, predictions, or tokens but padding."""
+Unit = Literal["Weight", "Predictions", "Tokens", "Compared"]
+"""What a term is a mean over: predictions by their class weights, predictions, tokens but padding, or the
+places that a batch names for the comparison with a teacher."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,22 @@ class Counts(Protocol):
     def num_tokens(self) -> int:
         """Tokens, padding not counted."""
 
+    @property
+    def num_compared(self) -> int:
+        """Places at which predictions are compared with a teacher's."""
+
 
 def term_factors(terms: Sequence[LossTerm], counts: Counts) -> tuple[float, ...]:
     """By what the sum of each term is multiplied: the loss of a step is the sum of these products.
 
     A step without predictions, or without tokens, has terms of 0, whatever they are divided by.
     """
-    sizes = {"Weight": counts.loss_weight, "Predictions": counts.num_labels, "Tokens": counts.num_tokens}
+    sizes = {
+        "Weight": counts.loss_weight,
+        "Predictions": counts.num_labels,
+        "Tokens": counts.num_tokens,
+        "Compared": counts.num_compared,
+    }
     return tuple(term.weight / (sizes[term.unit] or 1.0) for term in terms)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from numpy.typing import NDArray
 
-from trainyard_trainer.methods.distillation_losses import LossSum, widened
+from trainyard_trainer.methods.distillation_losses import widened
 
 
 def aligned_places(
@@ -30,23 +30,25 @@ def aligned_places(
     return student, teacher
 
 
-def sorted_logit_sum(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> LossSum:
-    """L1 distance of probabilities sorted by size (ULD, Boizard et al. 2024), summed over aligned places.
+def sorted_logits(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """L1 distance of probabilities sorted by size (ULD, Boizard et al. 2024).
 
     The shorter list is filled up with zeros. A place gives 0 where the sorted probabilities are equal,
     whichever tokens have them, and at most 2.
 
     Args:
         student: logits [m, vocabulary].
-        teacher: logits [m, vocabulary of the teacher]; no gradient flows into them.
-        temperature: divisor of both; the term is not multiplied by its square, since it has no such gradient.
+        teacher: logits [m, vocabulary of the teacher].
+        temperature: divisor of both; the distance is not multiplied by its square, since it has no such
+            gradient.
+
+    Returns:
+        [m].
     """
-    student_sorted = _sorted_probabilities(student, temperature)
-    teacher_sorted = _sorted_probabilities(teacher.detach(), temperature)
-    longest = max(student_sorted.shape[-1], teacher_sorted.shape[-1])
-    student_filled = F.pad(student_sorted, (0, longest - student_sorted.shape[-1]))
-    teacher_filled = F.pad(teacher_sorted, (0, longest - teacher_sorted.shape[-1]))
-    return LossSum((student_filled - teacher_filled).abs().sum(), len(student))
+    sizes = [_sorted_probabilities(logits, temperature) for logits in (student, teacher)]
+    longest = max(found.shape[-1] for found in sizes)
+    first, second = (F.pad(found, (0, longest - found.shape[-1])) for found in sizes)
+    return (first - second).abs().sum(-1)
 
 
 def _sorted_probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:

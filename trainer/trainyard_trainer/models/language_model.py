@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainyard_trainer.methods.losses import cross_entropy_sum
+from trainyard_trainer.models.sight import Sight, attention_windows, same_group
 from trainyard_trainer.models.view import View
 
 AttentionMask = torch.Tensor | dict[str, torch.Tensor]
@@ -92,8 +93,33 @@ class LanguageModel(nn.Module):
             labels=labels,
             is_token=document_ids.flatten() >= 0,
             has_tokens=True,
+            sight=Sight(
+                _groups(document_ids, isolate_documents=self.isolate_documents),
+                causal=self.causal,
+                windows=attention_windows(self.model.config),
+            ),
             layers=tuple(layer.flatten(0, 1) for layer in output.hidden_states) if of_layers else (),
         )
+
+    def next_logits(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        """Logits of the token after each row, [rows, vocabulary]; of a causal model.
+
+        Args:
+            input_ids: int64 [rows, new], the tokens behind those of the cache.
+            position_ids: int64 [rows, new].
+            attention_mask: int64 [rows, all], 0 at the padding before a row, tokens of the cache included.
+            cache: keys and values of the tokens before, to which those of the new ones are added.
+        """
+        output = self.model.base_model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return self.project(output.last_hidden_state[:, -1])
 
     def loss_sum(self, view: View) -> torch.Tensor:
         """Summed cross-entropy of the labels of a view."""
@@ -144,24 +170,26 @@ def attention_mask(
     Returns:
         [rows, 1, length, length], or one such per layer type, or None.
     """
-    length = document_ids.shape[1]
-    groups = document_ids if isolate_documents else document_ids.clamp(max=0)
+    groups = _groups(document_ids, isolate_documents=isolate_documents)
     if sliding_window is None and bool((groups == 0).all()):
         return None
-    allowed = groups[:, None, :, None] == groups[:, None, None, :]
-    if causal:
-        allowed &= torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    allowed = same_group(groups, causal=causal)
     if sliding_window is None:
         return _additive(allowed, dtype)
-    places = torch.arange(length, device=document_ids.device)
-    near = (places[:, None] - places[None, :]).abs() <= sliding_window
     return {
         "full_attention": _additive(allowed, dtype),
-        "sliding_attention": _additive(allowed & near, dtype),
+        "sliding_attention": _additive(same_group(groups, causal=causal, window=sliding_window), dtype),
     }
 
 
+def _groups(document_ids: torch.Tensor, *, isolate_documents: bool) -> torch.Tensor:
+    """Which tokens of a row may see each other at all, int64 [rows, length], -1 at padding."""
+    return document_ids if isolate_documents else document_ids.clamp(max=0)
+
+
 def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask for all heads, [rows, 1, length, length]."""
+    allowed = allowed[:, None]
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
         ~allowed, torch.finfo(dtype).min
     )

@@ -1,5 +1,6 @@
-"""Which layers of the teacher a student is made of and compared with, counted from 1 at the bottom."""
+"""Layers and heads of a teacher that a student is made of or compared with; layers count from 1."""
 
+import math
 from collections.abc import Sequence
 
 from trainyard_api.errors import ConfigurationError
@@ -96,3 +97,25 @@ def related_layers(loss: RelationsLoss, num_student_layers: int, num_teacher_lay
                 f"Name a layer from 1 to {top}",
             )
     return student, teacher
+
+
+def relation_heads(loss: RelationsLoss, num_student_heads: int, widths: tuple[int, int]) -> int:
+    """The heads into which both models' projections are split: those of the spec, else the student's.
+
+    Args:
+        loss: `spec.distillation.losses.relations`.
+        num_student_heads: attention heads of the student.
+        widths: features of all heads together, of student and teacher.
+
+    Raises:
+        ConfigurationError: a model's features cannot be split so.
+    """
+    num_heads = loss.num_heads or num_student_heads
+    for name, width in zip(("student", "teacher"), widths, strict=True):
+        if width % num_heads:
+            raise ConfigurationError(
+                f"{_RELATIONS}.numHeads",
+                f"the {width} features of the {name}'s heads cannot be split into {num_heads} parts",
+                f"Write a divisor of {math.gcd(*widths)}",
+            )
+    return num_heads

@@ -16,6 +16,7 @@ from trainyard_trainer.methods.task_losses import (
     regression_loss_sum,
 )
 from trainyard_trainer.models.language_model import vocabulary_logits
+from trainyard_trainer.models.sight import Sight, attention_windows
 from trainyard_trainer.models.view import View, against_nothing, as_they_are
 
 LossKind = Literal["SingleLabel", "MultiLabel", "Regression", "Words", "Tokens"]
@@ -146,6 +147,7 @@ class TaskModel(nn.Module):
             labels=labels.flatten().index_select(0, labelled),
             is_token=attention_mask.flatten() > 0,
             has_tokens=has_tokens,
+            sight=Sight(attention_mask - 1, causal=kind == "Tokens", windows=attention_windows(model.config)),
             layers=tuple(layer.flatten(0, 1) for layer in output.hidden_states) if of_layers else (),
         )
 

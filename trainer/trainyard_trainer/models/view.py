@@ -1,10 +1,14 @@
 """What a model makes of a batch, before any loss: what a student and its teacher are compared by."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from trainyard_trainer.methods.distillation_losses import Head
+from trainyard_trainer.methods.loss_terms import Unit
+from trainyard_trainer.models.projections import Projections
+from trainyard_trainer.models.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,11 @@ class View:
         labels: [m], what it is.
         is_token: bool [rows x length], whether a token stands there, or padding.
         has_tokens: whether the states are those of the tokens; else they are those of whole rows.
+        sight: what each token sees of the others.
         layers: [rows x length, hidden size] each, the output of the embeddings and of every layer; empty
             unless asked for.
+        projections: queries, keys and values of layers, by their number from 1; empty unless asked for.
+        compared: int64 [c], the places at which predictions are compared, where the batch names them.
     """
 
     states: torch.Tensor
@@ -28,12 +35,27 @@ class View:
     labels: torch.Tensor
     is_token: torch.Tensor
     has_tokens: bool
+    sight: Sight
     layers: tuple[torch.Tensor, ...] = ()
+    projections: Mapping[int, Projections] = field(default_factory=dict)
+    compared: torch.Tensor | None = None
 
     @property
     def tokens(self) -> torch.Tensor:
         """Places of the tokens, int64 [t]."""
         return self.is_token.nonzero()[:, 0]
+
+    def places(self, unit: Unit) -> torch.Tensor:
+        """The places that a term on predictions counts, int64 [k].
+
+        Raises:
+            ValueError: the batch does not name the places that are compared.
+        """
+        if unit != "Compared":
+            return self.tokens if unit == "Tokens" else self.labelled
+        if self.compared is None:
+            raise ValueError("the batch names no places to compare")
+        return self.compared
 
 
 def as_they_are(states: torch.Tensor) -> torch.Tensor:
