@@ -1,6 +1,6 @@
 {{/* What the operator may do: exactly what its code asks of the API server, see tests/chart/test_permissions.py. */}}
 
-{{/* In every namespace with runs. */}}
+{{/* In every namespace with runs. Services and plans are watched to make again those that somebody deletes. */}}
 {{- define "trainyard.runRules" -}}
 - apiGroups: [trainyard.dev]
   resources: [trainingruns]
