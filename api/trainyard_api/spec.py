@@ -247,9 +247,13 @@ class Accelerator(ApiModel):
     """The accelerator of each worker pod."""
 
     resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
-    """Name of the extended resource."""
+    """Name of the extended resource, which PyTorch of workers.image has to drive."""
     count: NonNegativeInt = 0
     """Devices per worker pod; 0 trains on the CPU."""
+    type: Annotated[str, Field(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")] = ""
+    """google.com/tpu: label cloud.google.com/gke-tpu-accelerator of the nodes: tpu-v5-lite-podslice, ..."""
+    topology: Annotated[str, Field(max_length=63, pattern=r"^([1-9][0-9]*(x[1-9][0-9]*){1,2})?$")] = ""
+    """google.com/tpu: label cloud.google.com/gke-tpu-topology of the nodes, such as 2x4."""
 
 
 class Workers(ApiModel):

@@ -7,7 +7,16 @@ from trainyard_api.names import Stage
 from trainyard_api.quantities import parse_quantity
 from trainyard_operator.resources.cluster_plan import plan_for_cluster, threads_per_process
 
-NAMES = ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb", "amd.com/gpu"]
+PLACES = {"google.com/tpu": {"type": "tpu-v5-lite-podslice", "topology": "2x4"}}
+NAMES = [
+    "nvidia.com/gpu",
+    "nvidia.com/gpu.shared",
+    "nvidia.com/mig-1g.10gb",
+    "amd.com/gpu",
+    "google.com/tpu",
+    "habana.ai/gaudi",
+    "aws.amazon.com/neuron",
+]
 MIB = 2**20
 GIB = 2**30
 
@@ -17,7 +26,8 @@ def accelerated(name, count=4, nodes=2, **workers):
         workers={
             "nodes": nodes,
             "processesPerNode": count,
-            "accelerator": {"resourceName": name, "count": count},
+            "image": "registry.example/trainer-of-this-device:1",
+            "accelerator": {"resourceName": name, "count": count, **PLACES.get(name, {})},
             **workers,
         },
         training={
@@ -55,6 +65,29 @@ def test_preparation_and_export_hold_no_devices(name):
     for pod in [job_of(run)["spec"]["template"], *gang_of(run, Stage.EXPORT)]:
         assert trainer_of(pod)["resources"] == {}
         assert not any(each["key"] == name for each in pod["spec"]["tolerations"])
+        assert "nodeSelector" not in pod["spec"]
+
+
+@pytest.mark.parametrize("name", ["nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb"])
+def test_a_part_of_a_gpu_tolerates_the_taint_of_the_whole(name):
+    (pod, *_) = gang_of(accelerated(name))
+    tolerated = [each["key"] for each in pod["spec"]["tolerations"] if each["effect"] == "NoSchedule"]
+    assert tolerated == [name, "nvidia.com/gpu"]
+
+
+def test_a_tpu_trains_on_nodes_of_its_type_and_topology_and_podtemplate_may_add_to_them():
+    template = {"spec": {"nodeSelector": {"cloud.google.com/gke-spot": "true"}}}
+    (pod, *_) = gang_of(accelerated("google.com/tpu", podTemplate=template))
+    assert pod["spec"]["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x4",
+        "cloud.google.com/gke-spot": "true",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "google.com/tpu"])
+def test_other_devices_choose_no_nodes(name):
+    assert "nodeSelector" not in gang_of(accelerated(name))[0]["spec"]
 
 
 def test_only_a_container_without_devices_is_kept_from_seeing_those_of_others():

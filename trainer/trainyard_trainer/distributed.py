@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 
 from trainyard_api.plan import RunPlan
+from trainyard_trainer.devices import given_devices, select_device
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it fails.
@@ -78,14 +79,6 @@ class Ranks:
         self.sums([0.0])
 
 
-def select_device(local_rank: int) -> torch.device:
-    """The accelerator of a local rank, or the CPU where there is none."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
-    return torch.device("cpu")
-
-
 def set_threads(threads_per_process: int, local_world_size: int) -> None:
     """Give this process its share of the cores; more threads than cores make every operation slower."""
     available = len(os.sched_getaffinity(0))
@@ -97,20 +90,23 @@ def join_gang(plan: RunPlan) -> Ranks:
 
     DeepSpeed asks for its accelerator at import and for LOCAL_SIZE on a CPU, so both are set before it is
     imported.
+
+    Raises:
+        TrainyardError: the devices that the pod was given cannot be used.
     """
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     for name, default in SINGLE_PROCESS_ENVIRONMENT.items():
         os.environ.setdefault(name, default)
-    device = select_device(local_rank)
+    device = select_device(local_rank, given_devices(plan.spec.workers, os.environ))
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ["LOCAL_SIZE"] = str(local_world_size)
     set_threads(plan.threads_per_process, local_world_size)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
-            backend="gloo" if device.type == "cpu" else "nccl",
+            backend=torch.distributed.get_default_backend_for_device(device),
             timeout=COLLECTIVE_TIMEOUT,
             device_id=None if device.type == "cpu" else device,
         )

@@ -201,10 +201,27 @@ def run_prepare(plan_file: Path, cores: int) -> int:
     reporter = PrepareReporter(run_folder, plan.attempt)
     write_lines_at_once()
     with explained(os.environ), recorded(Path(plan.paths.logs), Stage.PREPARE):
+        check_image(plan, os.environ)
         prepare(plan, report=reporter, cores=cores or cores_of(plan), should_stop=lambda: stop.requested)
         check_training(plan)
     finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
+
+
+def check_image(plan: RunPlan, environment: Mapping[str, str]) -> None:
+    """Refuse an image that cannot use the devices of training, before text is read and devices are held.
+
+    Raises:
+        ConfigurationError: its PyTorch cannot drive them.
+    """
+    if not plan.spec.workers.accelerator.count:
+        return
+    # PyTorch takes seconds to import, which no other preparation needs.
+    from trainyard_trainer.devices import check_build, given_devices  # noqa: PLC0415
+
+    given = given_devices(plan.spec.workers, environment)
+    if given is not None:
+        check_build(given)
 
 
 def check_training(plan: RunPlan) -> None:

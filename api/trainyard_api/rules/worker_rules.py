@@ -7,7 +7,7 @@ from typing import Any
 from trainyard_api.problems import Problem
 from trainyard_api.quantities import parse_quantity
 from trainyard_api.rules.rule import Rule, predicate_rule
-from trainyard_api.spec import TrainingRun
+from trainyard_api.spec import Accelerator, TrainingRun
 
 _RESOURCE_KEYS = ("limits", "requests", "claims")
 _POD_TEMPLATE_KEYS = ("metadata", "spec")
@@ -15,8 +15,10 @@ _IMAGE = "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
 _OBJECT_NAME = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 _MAXIMUM_LABEL_LENGTH = 63
 _MAXIMUM_NAME_LENGTH = 253
+_DEVICE_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 _DRIVEN_DEVICES = r"^(nvidia\.com/(gpu|gpu\.shared|mig-[0-9a-z.-]+)|amd\.com/gpu)$"
-"""What PyTorch's CUDA and ROCm builds compute on; with other devices a run would train on the CPU."""
+"""What PyTorch's own CUDA and ROCm builds compute on."""
+_TPU = "google.com/tpu"
 
 
 def _resource_problems(run: TrainingRun) -> Iterable[Problem]:
@@ -82,6 +84,16 @@ def _pod_template_problems(run: TrainingRun) -> Iterable[Problem]:
             )
 
 
+def _is_device_name(name: str) -> bool:
+    return bool(re.fullmatch(_DEVICE_NAME, name))
+
+
+def _has_its_place(accelerator: Accelerator) -> bool:
+    """Whether what tells its nodes apart is set exactly where nodes are told apart by it."""
+    is_tpu = accelerator.resource_name == _TPU
+    return bool(accelerator.type) == bool(accelerator.topology) == is_tpu
+
+
 WORKER_RULES: tuple[Rule, ...] = (
     predicate_rule(
         path="spec.workers.processesPerNode",
@@ -116,11 +128,37 @@ WORKER_RULES: tuple[Rule, ...] = (
     predicate_rule(
         path="spec.workers.accelerator.resourceName",
         fields=("spec.workers.accelerator",),
-        holds=lambda spec: bool(re.fullmatch(_DRIVEN_DEVICES, spec.workers.accelerator.resource_name)),
-        problem="the trainer drives no such device, and would train on the CPU",
-        remedy="Write nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-... or amd.com/gpu",
+        holds=lambda spec: _is_device_name(spec.workers.accelerator.resource_name),
+        problem="it is no name of an extended resource",
+        remedy="Write domain and device, such as nvidia.com/gpu, amd.com/gpu, google.com/tpu, "
+        "habana.ai/gaudi or aws.amazon.com/neuron",
         node="spec.workers.accelerator.resourceName",
-        cel=f"self.matches('{_DRIVEN_DEVICES}')".replace("\\", "\\\\"),
+        cel=f"self.matches('{_DEVICE_NAME}')",
+    ),
+    predicate_rule(
+        path="spec.workers.accelerator.resourceName",
+        fields=("spec.workers.accelerator", "spec.workers.image"),
+        holds=lambda spec: (
+            bool(spec.workers.image)
+            or not _is_device_name(spec.workers.accelerator.resource_name)
+            or bool(re.fullmatch(_DRIVEN_DEVICES, spec.workers.accelerator.resource_name))
+        ),
+        problem="the default image drives no such device, and would train on the CPU",
+        remedy="Write nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-... or amd.com/gpu, "
+        "or name an image in workers.image whose PyTorch drives it",
+        node="spec.workers",
+        cel=f"self.image != '' || self.accelerator.resourceName.matches('{_DRIVEN_DEVICES}')".replace(
+            "\\", "\\\\"
+        ),
+    ),
+    predicate_rule(
+        path="spec.workers.accelerator",
+        fields=("spec.workers.accelerator",),
+        holds=lambda spec: _has_its_place(spec.workers.accelerator),
+        problem=f"type and topology tell nodes of {_TPU} apart, which needs both, and no other device any",
+        remedy=f"Set both for {_TPU}, to the labels that its nodes have, and remove them for others",
+        node="spec.workers.accelerator",
+        cel=f"[self.type != '', self.topology != ''].all(x, x == (self.resourceName == '{_TPU}'))",
     ),
     predicate_rule(
         path="spec.scheduling.queueName",

@@ -5,6 +5,8 @@ from typing import Any
 from trainyard_api.names import Stage
 from trainyard_api.spec import Workers
 
+TPU_NODE_LABELS = ("cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology")
+"""Without both, GKE schedules no pod that asks for google.com/tpu ("About TPUs in GKE")."""
 SHARED_MEMORY_BYTES_PER_DEVICE_PROCESS = 2**30
 SHARED_MEMORY_BYTES_PER_CPU_PROCESS = 256 * 2**20
 
@@ -37,14 +39,27 @@ def stage_resources(workers: Workers, stage: Stage) -> dict[str, Any]:
 
 
 def device_tolerations(workers: Workers, stage: Stage) -> list[dict[str, str]]:
-    """The toleration that goes with a device.
+    """The tolerations that go with a device.
 
     Nodes with devices are by convention tainted with the name of the resource; the admission plugin
-    ExtendedResourceToleration adds the same toleration on the clusters that enable it.
+    ExtendedResourceToleration adds the same toleration on the clusters that enable it. Nodes whose GPUs
+    NVIDIA's plugin shares or divides, and offers under other names, keep the taint of the whole GPU.
     """
     if not num_devices(workers, stage):
         return []
-    return [{"key": workers.accelerator.resource_name, "operator": "Exists", "effect": "NoSchedule"}]
+    name = workers.accelerator.resource_name
+    keys = [name]
+    if name.startswith("nvidia.com/") and name != "nvidia.com/gpu":
+        keys.append("nvidia.com/gpu")
+    return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
+
+
+def device_node_selector(workers: Workers, stage: Stage) -> dict[str, str]:
+    """Labels of the nodes that have the devices in the arrangement that the run wants."""
+    accelerator = workers.accelerator
+    if not num_devices(workers, stage) or not accelerator.topology:
+        return {}
+    return dict(zip(TPU_NODE_LABELS, (accelerator.type, accelerator.topology), strict=True))
 
 
 def device_environment(workers: Workers, stage: Stage) -> dict[str, str]:

@@ -18,6 +18,7 @@ from trainyard_api.plan import RunPlan
 from trainyard_api.quantities import format_bytes
 from trainyard_operator.resources.accelerators import (
     device_environment,
+    device_node_selector,
     device_tolerations,
     shared_memory_bytes,
     stage_resources,
@@ -79,6 +80,8 @@ def worker_pod_spec(
         ],
         "volumes": _volumes(owner, plan, defaults, shared_memory_bytes(workers, stage)),
     }
+    if node_selector := device_node_selector(workers, stage):
+        spec["nodeSelector"] = node_selector
     if scheduling.priority_class_name:
         spec["priorityClassName"] = scheduling.priority_class_name
     return spec
