@@ -62,6 +62,7 @@ def test_install_upgrade_and_uninstall_leave_the_definition_with_its_runs(instal
     notes = installer.run("install", RELEASE, str(CHART), *PLACE, "--wait", "--timeout=150s")
     assert "kubectl -n trainyard rollout status deployment/trainyard-operator" in notes
     assert 'PersistentVolumeClaim "trainyard"' in notes
+    assert "pull trainyard-operator:0.1.0 and" in notes
     assert "WARNING" not in notes
     deployment = kubectl.in_namespace(NAMESPACE).get("deployment/trainyard-operator")
     assert deployment["status"]["readyReplicas"] == 2

@@ -247,6 +247,19 @@ def test_the_network_policy_lets_pods_of_runs_in_and_requests_out(helm):
     assert [port["port"] for port in requests["ports"]] == [443, 6443]
 
 
+def test_only_pods_of_the_namespaces_that_are_served_reach_the_progress_port(helm):
+    (policy,) = of_kind(helm.template({"watchNamespaces": ["research", "2024"]}), "NetworkPolicy")
+    (peer,) = policy["spec"]["ingress"][0]["from"]
+    assert peer == {
+        "namespaceSelector": {
+            "matchExpressions": [
+                {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["research", "2024"]}
+            ]
+        },
+        "podSelector": {"matchLabels": {Label.MANAGED_BY: "trainyard"}},
+    }
+
+
 def test_a_disruption_budget_needs_a_second_replica(helm):
     assert len(of_kind(helm.template(), "PodDisruptionBudget")) == 1
     assert of_kind(helm.template({"replicas": 1}), "PodDisruptionBudget") == []
@@ -258,6 +271,57 @@ def test_topology_constraints_select_the_operators_pods(helm):
     assert [constraint["topologyKey"] for constraint in constraints] == ["zone", "rack"]
     for constraint in constraints:
         assert constraint["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_two_teams_may_give_their_releases_one_name(helm):
+    values = {"watchNamespaces": ["runs"], "crds": {"install": False}}
+    places = [
+        {
+            (each["kind"], each["metadata"]["name"])
+            for each in helm.template(values, namespace=team)
+            if each["kind"] in CLUSTER_WIDE
+        }
+        for team in ("speech", "vision")
+    ]
+    assert len(places[0]) == 2
+    assert places[0].isdisjoint(places[1])
+
+
+def texts(node, path=""):
+    """Everything that Kubernetes takes for text only, by its path."""
+    if isinstance(node, dict):
+        for name, child in node.items():
+            is_text = name in (
+                "name",
+                "namespace",
+                "serviceAccountName",
+                "priorityClassName",
+                "secretName",
+                "image",
+            )
+            is_text |= path.endswith(("labels", "matchLabels", "selector", "annotations"))
+            if is_text and not isinstance(child, dict | list):
+                yield f"{path}.{name}", child
+            yield from texts(child, f"{path}.{name}")
+    elif isinstance(node, list):
+        for child in node:
+            yield from texts(child, f"{path}[]")
+
+
+def test_names_of_digits_and_words_of_yaml_stay_text(helm):
+    values = {
+        "watchNamespaces": ["2024", "true"],
+        "serviceAccount": {"name": "12"},
+        "imagePullSecrets": ["null"],
+        "priorityClassName": "1e3",
+        "progress": {"certificateSecretName": "0x1"},
+        "image": {"repository": "12", "tag": "30"},
+    }
+    objects = helm.template(values, release="17", namespace="2024")
+    found = [place for each in objects if each["kind"] != "CustomResourceDefinition" for place in texts(each)]
+    assert {"12", "null", "1e3", "0x1", "12:30", "17", "2024", "true"} <= {value for _, value in found}
+    assert [place for place, value in found if not isinstance(value, str)] == []
+    assert settings_of(objects).namespaces == ("2024", "true")
 
 
 @pytest.mark.parametrize(

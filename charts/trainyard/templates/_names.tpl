@@ -7,10 +7,16 @@
 {{- .Values.fullnameOverride | default $derived | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
+{{/* Name of what belongs to no namespace, where a release of the same name may serve other namespaces. */}}
+{{- define "trainyard.clusterName" -}}
+{{- $name := printf "%s-operator" (include "trainyard.name" .) -}}
+{{- .Values.watchNamespaces | empty | ternary $name (printf "%s-%s" $name .Release.Namespace) | trunc 63 | trimSuffix "-" -}}
+{{- end }}
+
 {{/* What selects the operator's pods; it never changes, because a Deployment's selector must not. */}}
 {{- define "trainyard.selector" -}}
 app.kubernetes.io/name: trainyard
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
