@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import Cluster
-from tests.support.rendered import SAMPLES, objects_of, run_with
+from tests.support.readme import blocks
+from tests.support.rendered import ROOT, SAMPLES, objects_of, run_with
 from trainyard_api.spec import TrainingRun
 from trainyard_api.validation import validate_document
 
@@ -43,6 +44,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "processesPerNode": 2,
             "accelerator": {"resourceName": "nvidia.com/gpu", "count": 2},
             "resources": {"limits": {"memory": "64Gi", "cpu": 16}, "requests": {"memory": "1e9", "cpu": 0.5}},
+        }
+    },
+    "a device with a place": {
+        "workers": {
+            "image": "registry.example/trainer-for-tpu:1",
+            "processesPerNode": 2,
+            "accelerator": {
+                "resourceName": "google.com/tpu",
+                "count": 2,
+                "type": "tpu-v5-lite-podslice",
+                "topology": "2x4",
+            },
         }
     },
     "a queue": {"scheduling": {"queueName": "team"}},
@@ -97,6 +110,14 @@ def test_what_a_run_adds_to_its_pods_is_admitted_too(cluster: Cluster, restricte
     run = run_with(metadata={"namespace": restricted_namespace}, **spec)
     done = cluster.kubectl.attempt(*DRY_RUN, documents=everything(run))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_claim_and_the_pod_of_the_guide_are_admitted(cluster: Cluster, restricted_namespace):
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    objects = list(yaml.safe_load_all(blocks("yaml", page)[0]))
+    done = cluster.kubectl.in_namespace(restricted_namespace).attempt(*DRY_RUN, documents=objects)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize("name", ["7" * 63, "a" * 61 + "-b", "0"])
