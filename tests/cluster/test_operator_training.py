@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.cluster.director import Director, End, Place, place_of
 from tests.cluster.images import BASE_IMAGE
@@ -224,40 +225,51 @@ def check_shards(scene: Scene, storage: Path) -> None:
     prepared = storage / "runs" / "prepared"
     units = {path.stat().st_ino for path in prepared.glob("units/extract-*/*.text")}
     assert len(units) == 2
-    # The run that goes on reads the undivided excerpt beside them.
-    assert {path.stat().st_ino for path in prepared.glob("extract-*/*.text")} > units
+    assert {path.stat().st_ino for path in prepared.glob("extract-*/*.text")} == units
 
 
-def test_a_run_waits_for_another_in_real_pods_and_goes_on_from_its_model(scene: Scene, storage: Path) -> None:
+def test_a_fine_tuning_waits_for_a_pretraining_in_real_pods_and_starts_from_its_model(
+    scene: Scene, storage: Path
+) -> None:
+    """All layers of the body stay frozen, so that they have to be those of the other run at the end."""
     small = {"training__budget": {"steps": CHAIN_STEPS}, "training__schedule": {"name": "Constant"}}
+    source = {"name": "parties", "uri": "file:///data/paragraphs.jsonl", "format": "JsonLines"}
+    task = {"task": "SequenceClassification", "adaptation": {"frozenLayers": 2}}
     create_run(
         scene,
-        "continued",
-        spec_of_run(1, model={"fromRun": {"name": NAME}}, tokenizer=None, **small, training__seed=8),
+        "parties",
+        spec_of_run(
+            1,
+            pretraining=None,
+            fineTuning=task,
+            model={"fromRun": {"name": NAME}},
+            tokenizer=None,
+            data__sources=[{**source, "labelField": "party"}],
+            **small,
+        ),
     )
-    scene.wait_for_condition("Validated", "False", "UpstreamMissing", NAME, name="continued")
+    scene.wait_for_condition("Validated", "False", "UpstreamMissing", NAME, name="parties")
     sharded = {"data__sources": two_sources(storage), "data__preparation": {"shards": 2}}
     create_run(scene, NAME, spec_of_run(1, **small, **sharded))
-    scene.wait_for_condition("Admitted", "False", "WaitingForRun", NAME, name="continued")
+    scene.wait_for_condition("Admitted", "False", "WaitingForRun", NAME, name="parties")
     first = scene.wait_for_phase("Succeeded", STAGE_SECONDS)
-    second = scene.wait_for_phase("Succeeded", STAGE_SECONDS, name="continued")
+    second = scene.wait_for_phase("Succeeded", STAGE_SECONDS, name="parties")
     assert attempts_of(first) == attempts_of(second) == ["Succeeded"]
     check_shards(scene, storage)
     assert second["attempts"][0]["startedAt"] >= first["attempts"][0]["finishedAt"]
+    assert second["progress"]["metrics"].keys() >= {"Accuracy", "MacroF1"}
+    assert second["model"]["metrics"].keys() >= {"Accuracy", "MacroF1"}
 
-    before, after = (losses_of(storage / "runs" / name) for name in (NAME, "continued"))
-    assert sorted(after) == list(range(1, CHAIN_STEPS + 1))
-    # The second begins where the first ended, far from where an untrained model begins.
-    learnt = before[1] - min(before.values())
-    assert after[1] < before[1] - 0.5 * learnt
-    models = [storage / "runs" / name / "model" for name in (NAME, "continued")]
-    vocabularies = [AutoTokenizer.from_pretrained(model).get_vocab() for model in models]
+    assert sorted(losses_of(storage / "runs" / "parties")) == list(range(1, CHAIN_STEPS + 1))
+    folders = [storage / "runs" / name / "model" for name in (NAME, "parties")]
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders]
     assert vocabularies[0] == vocabularies[1]
-    sizes = [
-        sum(each.numel() for each in AutoModelForMaskedLM.from_pretrained(model).parameters())
-        for model in models
-    ]
-    assert sizes == [first["model"]["parameters"], second["model"]["parameters"]]
+    start = AutoModelForMaskedLM.from_pretrained(folders[0])
+    tuned = AutoModelForSequenceClassification.from_pretrained(folders[1])
+    assert {"Democratic", "Federalist"} <= set(tuned.config.id2label.values())
+    assert sum(each.numel() for each in tuned.parameters()) == second["model"]["parameters"]
+    for name, weight in start.bert.named_parameters():
+        assert torch.equal(tuned.bert.get_parameter(name), weight), name
 
 
 def _is_of(process: psutil.Process, pod: str) -> bool:
