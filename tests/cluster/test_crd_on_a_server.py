@@ -24,7 +24,6 @@ QUICKSTART = REPOSITORY / "manifests" / "samples" / "quickstart.yaml"
 
 FREE_FORM = "CEL cannot look into a free-form object; the operator can"
 FAR_FROM_THE_TASK = "whether a field has a meaning follows from the task, which the operator's rules know"
-WHOLE_API = "the CRD describes the whole API; what a version can do is told by its operator"
 ADMITTED = {
     "class-weights-of-a-regression": FAR_FROM_THE_TASK,
     "copied-from-a-cluster": "a server overwrites what it owns itself, so that this does no harm",
@@ -41,9 +40,6 @@ ADMITTED = {
     "hostile-two-documents": "kubectl applies each document of a file",
     "labels-of-pretraining": FAR_FROM_THE_TASK,
     "resources-no-quantities": FREE_FORM,
-    "unsupported-bias": WHOLE_API,
-    "unsupported-preparation": WHOLE_API,
-    "unsupported-storage": WHOLE_API,
     "weights-without-their-kind": FAR_FROM_THE_TASK,
 }
 """Files that `trainyard validate` refuses and a server admits, each with the reason."""

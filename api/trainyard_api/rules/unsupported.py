@@ -1,6 +1,7 @@
 """Fields of the API whose behaviour is not built yet: refused, never ignored.
 
-They have no CEL: the CRD describes the whole API, and what a version can do is told by its validation.
+The CRD describes the whole API. Where one look at a field tells, it also has the rule, so that the API server
+refuses the field; what depends on more is told by the validation alone.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,35 @@ from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.spec_distillation import Distillation
 
 
-def _unsupported(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bool]) -> Rule:
-    """A field that must stay unset."""
+def _unsupported(
+    path: str,
+    remedy: str,
+    is_absent: Callable[[TrainingRunSpec], bool],
+    *,
+    node: str = "",
+    cel: str | None = None,
+) -> Rule:
+    """A field that must stay unset, or keep its default."""
     return predicate_rule(
-        path=path, fields=(path,), holds=is_absent, problem="not supported yet", remedy=remedy
+        path=path,
+        fields=(path,),
+        holds=is_absent,
+        problem="not supported yet",
+        remedy=remedy,
+        node=node,
+        cel=cel,
     )
+
+
+def _unset(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bool]) -> Rule:
+    """A field without a default that no run may set."""
+    node, _, name = path.rpartition(".")
+    return _unsupported(path, remedy, is_absent, node=node, cel=f"!has(self.{name})")
+
+
+def _unchanged(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bool], cel: str) -> Rule:
+    """A field that may only have the values for which its own CEL holds."""
+    return _unsupported(path, remedy, is_absent, node=path, cel=cel)
 
 
 def _of_distillation(path: str, remedy: str, is_absent: Callable[[Distillation], bool]) -> Rule:
@@ -43,27 +68,30 @@ UNSUPPORTED_RULES: tuple[Rule, ...] = (
         ),
     ),
     _of_distillation("teacherCache", "Remove it", lambda distillation: distillation.teacher_cache is None),
-    _unsupported(
+    _unset(
         "spec.data.preparation.deduplicate.near",
         "Remove it; deduplicate.exact works",
         lambda spec: spec.data.preparation.deduplicate.near is None,
     ),
-    _unsupported(
+    _unchanged(
         "spec.data.preparation.filters",
         "Remove it, and filter the text beforehand",
         lambda spec: not spec.data.preparation.filters,
+        "self.size() == 0",
     ),
-    _unsupported(
+    _unchanged(
         "spec.data.preparation.pii",
         "Write Keep, and remove personal data beforehand",
         lambda spec: spec.data.preparation.pii == "Keep",
+        "self == 'Keep'",
     ),
-    _unsupported("spec.bias.audit", "Remove it", lambda spec: spec.bias.audit is None),
-    _unsupported("spec.bias.mitigation", "Remove it", lambda spec: spec.bias.mitigation is None),
-    _unsupported("spec.bias.gates", "Remove it", lambda spec: not spec.bias.gates),
-    _unsupported(
+    _unset("spec.bias.audit", "Remove it", lambda spec: spec.bias.audit is None),
+    _unset("spec.bias.mitigation", "Remove it", lambda spec: spec.bias.mitigation is None),
+    _unchanged("spec.bias.gates", "Remove it", lambda spec: not spec.bias.gates, "self.size() == 0"),
+    _unchanged(
         "spec.storage.uri",
         "Use a file:// URI with an absolute path, or storage.volumeClaim",
         lambda spec: spec.storage.uri is None or spec.storage.uri.lower().startswith("file:///"),
+        "self.lowerAscii().startsWith('file:///')",
     ),
 )
