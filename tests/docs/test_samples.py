@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.commands import Caller, command_caller
 from tests.support.corpus import brown_folder, spam_assassin_folder
 from tests.support.published_models import minilm_folder, smollm2_folder
 from tests.support.readme import blocks, lines_of, section
@@ -70,6 +71,9 @@ def shortened(sample: Path) -> dict:
     spec["data"]["validationFraction"] = 0.2
     if "tokenizer" in spec:
         spec["tokenizer"]["train"]["vocabularySize"] = 1024
+    if "unfreezeEverySteps" in (adaptation := spec.get("fineTuning", {}).get("adaptation", {})):
+        # Fewer steps than the model has layers do not come to the lowest ones.
+        adaptation |= {"unfreezeEverySteps": 1, "frozenLayers": 2}
     training = spec["training"]
     training["budget"] = {"steps": NUM_STEPS}
     training["microBatchSize"] = 2
@@ -82,12 +86,13 @@ def shortened(sample: Path) -> dict:
 
 
 def run_sample(sample: Path, small_corpus: Path, storage: Path) -> None:
-    """Run a shortened sample, after those whose models it reads."""
+    """Run a shortened sample, after those whose models it reads; nothing where it has run already."""
+    if (storage / sample.stem / "report.html").is_file():
+        return
     document = shortened(sample)
     teacher = document["spec"].get("distillation", {}).get("teacher", {})
     for model in (document["spec"]["model"], teacher):
-        upstream = model.get("fromRun")
-        if upstream is not None and not (storage / upstream["name"] / "report.html").is_file():
+        if (upstream := model.get("fromRun")) is not None:
             run_sample(sample.with_name(f"{upstream['name']}.yaml"), small_corpus, storage)
     file = storage / sample.name
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -123,14 +128,64 @@ def test_a_sample_runs_to_its_model_and_report(sample, small_corpus, storage):
     assert (run_folder / "report.html").is_file()
 
 
+@pytest.fixture
+def call(monkeypatch, capsys) -> Caller:
+    return command_caller(monkeypatch, capsys)
+
+
+def predictions(
+    call: Caller, sample: str, storage: Path, records: list[dict], *options: object
+) -> list[dict]:
+    """What the model of a sample says of records."""
+    file = storage / f"{sample}-input.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, out, err = call("predict", storage / sample, "--input", file, *options)
+    assert code == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def first_records(file: Path, number: int) -> list[dict]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in itertools.islice(lines, number)]
+
+
+@pytest.mark.slow
+def test_the_tagger_of_the_sample_tags_every_word_of_sentences_and_of_a_text(call, small_corpus, storage):
+    sample = "tag-parts-of-speech"
+    run_sample(ROOT / "manifests" / "samples" / f"{sample}.yaml", small_corpus, storage)
+    sentences = first_records(small_corpus / "brown" / "sentences.jsonl.gz", 5)
+    records = [{"words": sentence["words"]} for sentence in sentences] + [{"words": "peace and good will"}]
+    found = predictions(call, sample, storage, records)
+    expected = [*(sentence["words"] for sentence in sentences), ["peace", "and", "good", "will"]]
+    assert [each["words"] for each in found] == expected
+    config = json.loads((storage / sample / "model" / "config.json").read_text(encoding="utf-8"))
+    for each in found:
+        assert len(each["tags"]) == len(each["scores"]) == len(each["words"])
+        assert set(each["tags"]) <= set(config["label2id"])
+
+
+@pytest.mark.slow
+def test_the_instructed_model_of_the_sample_answers_a_conversation_and_a_text_alike(
+    call, small_corpus, storage
+):
+    sample = "instruct"
+    run_sample(ROOT / "manifests" / "samples" / f"{sample}.yaml", small_corpus, storage)
+    [record] = first_records(small_corpus / "sotu" / "conversations.jsonl.gz", 1)
+    question = record["messages"][0]
+    records = [{"messages": [question]}, {"text": question["content"]}]
+    found = predictions(call, sample, storage, records, "--maximum-new-tokens", 8)
+    assert [each.keys() for each in found] == [{"text"}] * 2
+    assert found[0]["text"]
+    assert found[0] == found[1]
+
+
 @pytest.mark.slow
 def test_the_predictions_of_the_readme_are_made_as_written(small_corpus, storage, tmp_path):
     [block] = blocks("sh", section("Fine-tune"))
     run_line, predict_line = (shlex.split(line) for line in lines_of(block))
     sample = ROOT / run_line[2]
     assert run_line[:2] == ["trainyard", "run"]
-    if not (storage / sample.stem / "report.html").is_file():
-        run_sample(sample, small_corpus, storage)
+    run_sample(sample, small_corpus, storage)
     (tmp_path / "runs").symlink_to(storage)
     mails = ["Dear friend, you have won a million dollars", "The meeting is moved to Friday"]
     (tmp_path / "mails.jsonl").write_text("".join(json.dumps({"text": mail}) + "\n" for mail in mails))
