@@ -1,6 +1,6 @@
 """The terms that a loss is made of, and what each is divided by over a whole optimizer step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -48,18 +48,21 @@ class Counts(Protocol):
         """Places at which predictions are compared with a teacher's."""
 
 
+_SIZES: Mapping[Unit, Callable[[Counts], float]] = {
+    "Weight": lambda counts: counts.loss_weight,
+    "Predictions": lambda counts: counts.num_labels,
+    "Tokens": lambda counts: counts.num_tokens,
+    "Compared": lambda counts: counts.num_compared,
+}
+"""Of a whole step, what each unit is."""
+
+
 def term_factors(terms: Sequence[LossTerm], counts: Counts) -> tuple[float, ...]:
     """By what the sum of each term is multiplied: the loss of a step is the sum of these products.
 
     A step without predictions, or without tokens, has terms of 0, whatever they are divided by.
     """
-    sizes = {
-        "Weight": counts.loss_weight,
-        "Predictions": counts.num_labels,
-        "Tokens": counts.num_tokens,
-        "Compared": counts.num_compared,
-    }
-    return tuple(term.weight / (sizes[term.unit] or 1.0) for term in terms)
+    return tuple(term.weight / (_SIZES[term.unit](counts) or 1.0) for term in terms)
 
 
 def term_means(
