@@ -25,13 +25,11 @@ QUICKSTART = REPOSITORY / "manifests" / "samples" / "quickstart.yaml"
 FREE_FORM = "CEL cannot look into a free-form object; the operator can"
 FAR_FROM_THE_TASK = "whether a field has a meaning follows from the task, which the operator's rules know"
 ADMITTED = {
-    "class-weights-of-a-regression": FAR_FROM_THE_TASK,
     "copied-from-a-cluster": "a server overwrites what it owns itself, so that this does no harm",
     "date-as-name": "kubectl reads a date as text",
     "deepspeed-not-an-object": FREE_FORM,
     "deepspeed-owned-keys": FREE_FORM,
     "deepspeed-unknown-keys": FREE_FORM,
-    "fields-of-another-task": FAR_FROM_THE_TASK,
     "hostile-bad-date": "kubectl reads a bad date as text",
     "hostile-date-inside-free-form": "kubectl reads a date as text",
     "hostile-deep-nesting": "kubectl and the server nest deeper than our reader does",
@@ -40,7 +38,6 @@ ADMITTED = {
     "hostile-two-documents": "kubectl applies each document of a file",
     "labels-of-pretraining": FAR_FROM_THE_TASK,
     "resources-no-quantities": FREE_FORM,
-    "weights-without-their-kind": FAR_FROM_THE_TASK,
 }
 """Files that `trainyard validate` refuses and a server admits, each with the reason."""
 

@@ -1,7 +1,7 @@
 """Rules of labelled data: which fields a task reads, and what is done about its classes.
 
-They have no CEL: whether a field has a meaning follows from the task, far from it in the schema. A run that a
-server admits is refused by the operator's validation with the same words.
+Those of sources have no CEL: whether a field has a meaning follows from the task, far from it in the schema.
+A run that a server admits is refused by the operator's validation with the same words.
 """
 
 from collections.abc import Iterable
@@ -67,25 +67,21 @@ def _source_problems(run: TrainingRun) -> Iterable[Problem]:
             )
 
 
+def _has_classes(tuning: FineTuning) -> bool:
+    """Whether a task tells classes apart."""
+    is_number = tuning.task == "SequenceClassification" and tuning.problem == "Regression"
+    return tuning.task in _CLASSIFICATION and not is_number
+
+
 def _label_problems(run: TrainingRun) -> Iterable[Problem]:
     """Fields of the task that have no meaning for it."""
     tuning = run.spec.fine_tuning
     if tuning is None:
         return
-    is_sequence = tuning.task == "SequenceClassification"
-    if tuning.problem != "SingleLabel" and not is_sequence:
-        yield Problem(
-            f"{_TUNING}.problem", f"{tuning.task} has no such choice", "Remove it, or classify sequences"
-        )
-    has_classes = tuning.task in _CLASSIFICATION and not (is_sequence and tuning.problem == "Regression")
-    if tuning.labels and not has_classes:
-        yield Problem(f"{_TUNING}.labels", "the task has no classes", "Remove it")
     if len(set(tuning.labels)) < len(tuning.labels):
         repeated = next(label for label in tuning.labels if tuning.labels.count(label) > 1)
         yield Problem(f"{_TUNING}.labels", f"{repeated!r} stands there twice", "Name each class once")
-    if tuning.chat_template and tuning.task != "InstructionTuning":
-        yield Problem(f"{_TUNING}.chatTemplate", f"{tuning.task} reads no conversations", "Remove it")
-    yield from _balance_problems(tuning, has_classes=has_classes)
+    yield from _balance_problems(tuning, has_classes=_has_classes(tuning))
 
 
 def _balance_problems(tuning: FineTuning, *, has_classes: bool) -> Iterable[Problem]:
@@ -109,13 +105,8 @@ def _balance_problems(tuning: FineTuning, *, has_classes: bool) -> Iterable[Prob
             f"classWeights {balance.class_weights} does not use it",
             "Remove it, or set classWeights to EffectiveNumber",
         )
-    if bool(balance.given_weights) != (balance.class_weights == "Given"):
-        yield Problem(
-            f"{_BALANCE}.givenWeights",
-            "weights are given exactly when classWeights is Given",
-            "Set both, or neither",
-        )
-    elif tuning.labels and balance.given_weights and set(tuning.labels) != balance.given_weights.keys():
+    is_given = balance.given_weights and balance.class_weights == "Given"
+    if is_given and tuning.labels and set(tuning.labels) != balance.given_weights.keys():
         yield Problem(
             f"{_BALANCE}.givenWeights",
             "its labels are not those of fineTuning.labels",
@@ -142,6 +133,57 @@ LABELLED_DATA_RULES: tuple[Rule, ...] = (
         problem="a field of fineTuning has no meaning for the task",
         remedy="Remove it",
         check=_label_problems,
+    ),
+    predicate_rule(
+        path=f"{_TUNING}.problem",
+        fields=(_TASK, f"{_TUNING}.problem"),
+        holds=lambda spec: (
+            spec.fine_tuning is None
+            or spec.fine_tuning.problem == "SingleLabel"
+            or spec.fine_tuning.task == "SequenceClassification"
+        ),
+        problem="only SequenceClassification has such a choice",
+        remedy="Remove it, or classify sequences",
+        node=_TUNING,
+        cel="self.problem == 'SingleLabel' || self.task == 'SequenceClassification'",
+    ),
+    predicate_rule(
+        path=f"{_TUNING}.labels",
+        fields=(_TASK, f"{_TUNING}.problem", f"{_TUNING}.labels"),
+        holds=lambda spec: (
+            spec.fine_tuning is None or not spec.fine_tuning.labels or _has_classes(spec.fine_tuning)
+        ),
+        problem="the task has no classes",
+        remedy="Remove it",
+        node=_TUNING,
+        cel="self.labels.size() == 0 || self.task == 'TokenClassification' "
+        "|| (self.task == 'SequenceClassification' && self.problem != 'Regression')",
+    ),
+    predicate_rule(
+        path=f"{_TUNING}.chatTemplate",
+        fields=(_TASK, f"{_TUNING}.chatTemplate"),
+        holds=lambda spec: (
+            spec.fine_tuning is None
+            or not spec.fine_tuning.chat_template
+            or spec.fine_tuning.task == "InstructionTuning"
+        ),
+        problem="only InstructionTuning reads conversations",
+        remedy="Remove it",
+        node=_TUNING,
+        cel="self.chatTemplate == '' || self.task == 'InstructionTuning'",
+    ),
+    predicate_rule(
+        path=f"{_BALANCE}.givenWeights",
+        fields=(_BALANCE,),
+        holds=lambda spec: (
+            spec.fine_tuning is None
+            or bool(spec.fine_tuning.class_balance.given_weights)
+            == (spec.fine_tuning.class_balance.class_weights == "Given")
+        ),
+        problem="weights are given exactly when classWeights is Given",
+        remedy="Set both, or neither",
+        node=_BALANCE,
+        cel="(self.givenWeights.size() > 0) == (self.classWeights == 'Given')",
     ),
     predicate_rule(
         path="spec.data.validationFraction",
