@@ -229,7 +229,8 @@ def check_training(plan: RunPlan) -> None:
 
     Raises:
         TrainyardError: the schedule needs more steps than there are, the metric does not fit the labels, the
-            adaptation or a rule of the optimizer does not fit the model or the steps, or the data is damaged.
+            adaptation or a rule of the optimizer does not fit the model or the steps, a layer of teacher or
+            student that is named does not exist, or the data is damaged.
     """
     from trainyard_trainer.data.dataset import open_prepared  # noqa: PLC0415 - after the signal handler
     from trainyard_trainer.data.labelled.dataset import open_labelled  # noqa: PLC0415
@@ -247,6 +248,10 @@ def check_training(plan: RunPlan) -> None:
         from trainyard_trainer.models.fit import check_fit  # noqa: PLC0415
 
         check_fit(spec, data, num_steps)
+    if spec.distillation is not None:
+        from trainyard_trainer.models.student_fit import check_student  # noqa: PLC0415 - likewise
+
+        check_student(spec, data)
 
 
 def names_parts_of_model(spec: TrainingRunSpec) -> bool:
