@@ -9,6 +9,7 @@ import yaml
 from trainyard_api.crd_transitions import add_transition_rules
 from trainyard_api.model import ApiModel
 from trainyard_api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAMES, SINGULAR, VERSION, File
+from trainyard_api.quantities import QUANTITY_PATTERN
 from trainyard_api.rules.all_rules import ALL_RULES
 from trainyard_api.schema_tree import Node, is_free_form, schema_tree
 from trainyard_api.spec import TrainingRun
@@ -20,13 +21,21 @@ def _kubernetes_object(description: str) -> Node:
     return {"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": True}
 
 
+def _amounts(description: str) -> Node:
+    """Amounts by resource; those that every container may have are checked, as text and as numbers."""
+    amount = {"x-kubernetes-preserve-unknown-fields": True, "pattern": QUANTITY_PATTERN, "minimum": 0}
+    names = ("cpu", "memory", "ephemeral-storage")
+    described = {name: {"description": f"Amount of {name}.", **amount} for name in names}
+    return {**_kubernetes_object(description), "properties": described}
+
+
 LIST_MAP_KEYS = {"spec.data.sources": ["name"], "status.conditions": ["type"]}
 """Lists whose items are told apart by a key, which the API server then keeps unique."""
 
 KNOWN_MEMBERS: dict[str, dict[str, Node]] = {
     "spec.workers.resources": {
-        "limits": _kubernetes_object("Most that the container may use, by resource."),
-        "requests": _kubernetes_object("What the container is sure to get, by resource."),
+        "limits": _amounts("Most that the container may use, by resource."),
+        "requests": _amounts("What the container is sure to get, by resource."),
         "claims": {
             "type": "array",
             "description": "Claims of dynamic resource allocation.",

@@ -20,7 +20,7 @@ def add_transition_rules(node: Node, path: str) -> None:
         node: the schema, which is changed; its objects must be comparable with their old versions.
         path: where it stands in the resource, such as spec; mutable fields below it are left out.
     """
-    if "properties" not in node:
+    if "properties" not in node or node.get("x-kubernetes-preserve-unknown-fields"):
         _keep_value(node, path)
         return
     required = node.get("required", ())

@@ -22,6 +22,8 @@ _FORM = re.compile(
     r"\+?(?P<number>[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})"
     r"(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?[0-9]{1,2}))?"
 )
+QUANTITY_PATTERN = f"^{re.sub(r'[?]P<[a-z]+>|[?]:', '', _FORM.pattern)}$"
+"""The same form for schemas, whose dialect of regular expressions knows neither names nor other groups."""
 
 
 def parse_quantity(value: JsonValue) -> Decimal | None:

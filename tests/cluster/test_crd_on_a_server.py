@@ -37,7 +37,6 @@ ADMITTED = {
     "hostile-number-key": "kubectl reads a number as a key as text",
     "hostile-two-documents": "kubectl applies each document of a file",
     "labels-of-pretraining": FAR_FROM_THE_TASK,
-    "resources-no-quantities": FREE_FORM,
 }
 """Files that `trainyard validate` refuses and a server admits, each with the reason."""
 
@@ -253,6 +252,22 @@ def test_an_immutable_field_may_not_appear(existing_run, path, value):
     replacement = changed(path, value)
     done = existing_run.attempt("replace", "--dry-run=server", "-f", "-", documents=replacement)
     assert f"{path} is immutable" in done.stderr
+
+
+AMOUNTS = [
+    {"limits": {"cpu": 2, "memory": "8Gi"}},
+    {"limits": {"cpu": 0.5, "memory": "1e9"}, "requests": {"cpu": "250m"}},
+    {"limits": {"cpu": ".5", "hugepages-2Mi": "64Mi", "example.com/port": 1}},
+]
+
+
+@pytest.mark.usefixtures("crd")
+@pytest.mark.parametrize("resources", AMOUNTS, ids=str)
+def test_amounts_of_resources_may_be_text_or_numbers_and_may_not_change(kubectl, resources):
+    kubectl.apply(changed("spec.workers.resources", resources))
+    replacement = changed("spec.workers.resources", {"limits": {**resources["limits"], "cpu": 3}})
+    done = kubectl.attempt("replace", "--dry-run=server", "-f", "-", documents=replacement)
+    assert "spec.workers.resources.limits is immutable" in done.stderr
 
 
 SOURCE = document()["spec"]["data"]["sources"][0]
