@@ -32,7 +32,6 @@ ADMITTED = {
     "deepspeed-unknown-keys": FREE_FORM,
     "hostile-bad-date": "kubectl reads a bad date as text",
     "hostile-date-inside-free-form": "kubectl reads a date as text",
-    "hostile-deep-nesting": "kubectl and the server nest deeper than our reader does",
     "hostile-duplicate-key": "kubectl keeps the last of equal keys",
     "hostile-number-key": "kubectl reads a number as a key as text",
     "hostile-two-documents": "kubectl applies each document of a file",
