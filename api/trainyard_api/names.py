@@ -66,8 +66,14 @@ class Stage(StrEnum):
     READ = "Read"
     """Reads the sources in shards; only where `data.preparation.shards` is above 1."""
     PREPARE = "Prepare"
+    CACHE = "Cache"
+    """Writes the teacher's predictions; only with `distillation.teacherCache`."""
     TRAIN = "Train"
     EXPORT = "Export"
+
+
+GANG_STAGES = frozenset({Stage.CACHE, Stage.TRAIN})
+"""The stages whose processes are ranks of one gang, and compute on accelerators where there are any."""
 
 
 class Label(StrEnum):
@@ -80,7 +86,7 @@ class Label(StrEnum):
     RUN_UID = "trainyard.dev/run-uid"
     """UID of the run: a run of the same name that was deleted and made again is another one."""
     STAGE = "trainyard.dev/stage"
-    """read, prepare, train or export; absent on what serves all stages."""
+    """read, prepare, cache, train or export; absent on what serves all stages."""
     ATTEMPT = "trainyard.dev/attempt"
     """Number of the attempt, from 0."""
     NODE_INDEX = "trainyard.dev/node-index"

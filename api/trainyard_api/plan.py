@@ -118,6 +118,11 @@ class RunPlan(ApiModel):
             return 0
         return self.spec.deepspeed.zero_stage
 
+    @property
+    def divides_teacher(self) -> bool:
+        """Whether the processes share the layers of their teacher, as they share the student under ZeRO-3."""
+        return self.zero_stage == 3 and self.batch.world_size > 1
+
     def stage(self, stage: Stage) -> StagePlan:
         """The plan of one stage."""
         return next(plan for plan in self.stages if plan.stage is stage)
@@ -188,6 +193,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
     preparation_processes: int = 0,
     shard_processes: int = 0,
     plan_file: str = "",
+    cache_rendezvous: Rendezvous | None = None,
 ) -> RunPlan:
     """Decide every process of a run.
 
@@ -202,6 +208,7 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         preparation_processes: worker processes of a prepare node; 0 takes as many as there are cores.
         shard_processes: worker processes of each process that reads a shard; 0 takes as many.
         plan_file: where the processes find the plan; `plan.json` of the run folder when empty.
+        cache_rendezvous: where the gang meets that writes the teacher's predictions; as in training if None.
 
     Raises:
         ConfigurationError: the world size does not divide the batch.
@@ -221,7 +228,11 @@ def plan_run(  # noqa: PLR0913 - the facts that the back ends know and the spec 
         stages=(
             *_reading(run.spec.data.preparation.shards, command, plan_file),
             StagePlan(stage=Stage.PREPARE, nodes=(_single(command, "prepare", plan_file),)),
-            StagePlan(stage=Stage.TRAIN, nodes=_gang(run.spec.workers, command, plan_file, rendezvous)),
+            *_caching(run.spec, (*command, "node", "--plan", plan_file), cache_rendezvous or rendezvous),
+            StagePlan(
+                stage=Stage.TRAIN,
+                nodes=_gang(run.spec.workers, (*command, "node", "--plan", plan_file), rendezvous),
+            ),
             StagePlan(stage=Stage.EXPORT, nodes=(_single(command, "export", plan_file),)),
         ),
         mounts=dict(mounts or {}),
@@ -250,14 +261,23 @@ def _single(command: tuple[str, ...], verb: str, plan_file: str) -> NodePlan:
     return NodePlan(index=0, argv=(*command, verb, "--plan", plan_file), env={})
 
 
-def _gang(
-    workers: Workers, command: tuple[str, ...], plan_file: str, rendezvous: Rendezvous
-) -> tuple[NodePlan, ...]:
+def _caching(spec: TrainingRunSpec, argv: tuple[str, ...], rendezvous: Rendezvous) -> tuple[StagePlan, ...]:
+    """The gang that writes the teacher's predictions, as large as the training one; none without a cache."""
+    if not spec.caches_teacher:
+        return ()
+    return (
+        StagePlan(
+            stage=Stage.CACHE, nodes=_gang(spec.workers, (*argv, "--stage", Stage.CACHE.value), rendezvous)
+        ),
+    )
+
+
+def _gang(workers: Workers, argv: tuple[str, ...], rendezvous: Rendezvous) -> tuple[NodePlan, ...]:
     """One torchrun agent per node; static rendezvous, no restarts of its own: the back end restarts gangs."""
     return tuple(
         NodePlan(
             index=node,
-            argv=(*command, "node", "--plan", plan_file),
+            argv=argv,
             env={
                 Environment.NODES: str(workers.nodes),
                 Environment.NODE_RANK: str(node),

@@ -84,7 +84,7 @@ class EventRecord(ApiModel):
     type: str
     """StageStarted, StageFinished, StageReused, CheckpointCommitted, Startup, AttemptFailed, ..."""
     stage: str = ""
-    """Read, Prepare, Train or Export."""
+    """Read, Prepare, Cache, Train or Export."""
     attempt: int = 0
     """Attempt it belongs to."""
     message: str = ""

@@ -384,6 +384,11 @@ class TrainingRunSpec(ApiModel):
         """Whether the teacher reads the text by a tokenizer of its own."""
         return self.distillation is not None and self.distillation.tokenizer_mismatch == "Align"
 
+    @property
+    def caches_teacher(self) -> bool:
+        """Whether the teacher's predictions are written before training, which then needs no teacher."""
+        return self.distillation is not None and self.distillation.teacher_cache is not None
+
 
 class Metadata(ApiModel):
     """The part of the Kubernetes metadata that Trainyard reads from a file."""

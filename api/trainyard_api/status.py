@@ -35,7 +35,7 @@ class Progress(ApiModel):
     """How far the current stage is."""
 
     stage: str
-    """Read, Prepare, Train or Export."""
+    """Read, Prepare, Cache, Train or Export."""
     detail: str = ""
     """What the stage is doing, such as tokenize."""
     step: int = 0
@@ -124,11 +124,13 @@ class Attempt(ApiModel):
     finished_at: Timestamp | None = None
     """When its last process ended."""
     stage: str = "Train"
-    """Stage it is in, or ended in: Read, Prepare, Train or Export. On a laptop always Train."""
+    """Stage it is in, or ended in: Read, Prepare, Cache, Train or Export. On a laptop always Train."""
     nodes: int | None = None
     """Worker pods it was planned for."""
     shards: int | None = None
     """Pods that share the reading of the sources; not set where the preparation reads them alone."""
+    teacher_cache: bool | None = None
+    """Whether a stage of its own writes the teacher's predictions; not set where there is none."""
     start_checkpoint_step: int | None = None
     """Step of the newest committed checkpoint when it started."""
     stage_started_at: Timestamp | None = None
@@ -172,7 +174,7 @@ class Accounting(ApiModel):
     active_seconds: float = 0.0
     """Seconds in which there were processes, over the stages (on a laptop the attempts) that have ended."""
     accelerator_seconds: float = 0.0
-    """Accelerators held times seconds held, over the stages that have ended; only Train holds any."""
+    """Accelerators held times seconds held, over the stages that ended; only Cache and Train hold any."""
     productive_seconds: float = 0.0
     """Seconds of optimizer steps that lasted."""
     lost_seconds: LostSeconds = LostSeconds()

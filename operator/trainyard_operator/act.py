@@ -116,10 +116,12 @@ class Actor:
         if begin.stage in (Stage.READ, Stage.PREPARE) and begin.is_new:
             plan = plan_for_cluster(run, owner, begin.attempt, self._defaults)
             work = self._work(key, build_stage(run, owner, plan, begin.stage, self._defaults))
-            return await _first_refusal([self._stored_plan(owner, plan), self._service(owner, begin), work])
+            return await _first_refusal(
+                [self._stored_plan(owner, plan), self._service(run, owner, begin), work]
+            )
         plan = await self._plan(run, owner, begin)
         work = self._work(key, build_stage(run, owner, plan, begin.stage, self._defaults))
-        return await _first_refusal([self._service(owner, begin), work])
+        return await _first_refusal([self._service(run, owner, begin), work])
 
     async def _work(self, key: RunKey, bodies: Sequence[Object]) -> None:
         """Create the Job or the pods of a stage, those that are not there."""
@@ -150,7 +152,7 @@ class Actor:
             return None
         LOGGER.warning("%s: its Service or plan was deleted and is made again", key)
         owner = Owner(key.name, key.namespace, key.uid)
-        return await _first_refusal([self._plan(run, owner, stage), self._service(owner, stage)])
+        return await _first_refusal([self._plan(run, owner, stage), self._service(run, owner, stage)])
 
     async def _probe(self, key: RunKey, run: TrainingRun, stage: Begin) -> Refusal | None:
         """Ask why a Job makes no pods: what is refused to its controller, the API server tells here too."""
@@ -199,7 +201,7 @@ class Actor:
         self._keep(stored)
         return plan_in(stored)
 
-    async def _service(self, owner: Owner, begin: Begin) -> None:
+    async def _service(self, run: TrainingRun, owner: Owner, begin: Begin) -> None:
         """See to it that the run's Service selects the gang of this attempt."""
         if begin.stage is Stage.EXPORT:
             return
@@ -210,7 +212,8 @@ class Actor:
                 pass  # somebody deleted it; it is made again below
             else:
                 return
-        self._keep(await self._cluster.apply(SERVICES, owner.namespace, build_service(owner, begin.attempt)))
+        service = build_service(owner, begin.attempt, has_cache=run.spec.caches_teacher)
+        self._keep(await self._cluster.apply(SERVICES, owner.namespace, service))
 
     def _keep(self, raw: Object) -> None:
         """Remember that a Service or a plan is there, before a watch tells of it."""

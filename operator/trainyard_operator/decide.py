@@ -7,7 +7,7 @@ status, and an end is written there before anything that follows from it is done
 import zlib
 from collections.abc import Sequence
 
-from trainyard_api.names import ConditionType, ExitCode, Reason, Stage
+from trainyard_api.names import GANG_STAGES, ConditionType, ExitCode, Reason, Stage
 from trainyard_api.policy.conditions import find_condition, holds, is_finished
 from trainyard_api.policy.ledger import add_stall, with_work
 from trainyard_api.policy.restart import Action, backoff_seconds, count_faults, decide_after_end
@@ -81,13 +81,14 @@ def _start(facts: Facts, run: TrainingRun, draft: StatusDraft, settings: Setting
     draft.clear(ConditionType.SUSPENDED, Reason.RESUMED)
     draft.clear(ConditionType.PROGRESSING, Reason.PODS_PENDING)
     last = draft.status.attempts[-1] if draft.status.attempts else None
-    num_shards = run.spec.data.preparation.shards
+    num_shards, has_cache = run.spec.data.preparation.shards, run.spec.caches_teacher
     stage = first_stage(
         prepared=draft.status.prepared_at is not None,
         last_stage=None if last is None else Stage(last.stage),
         num_shards=num_shards,
+        has_cache=has_cache,
     )
-    draft.open_attempt(stage, run.spec.workers.nodes, num_shards)
+    draft.open_attempt(stage, run.spec.workers.nodes, num_shards, has_cache=has_cache)
     return _begin(facts, run, draft, is_new=True, stops=stops)
 
 
@@ -157,10 +158,10 @@ def _advance(facts: Facts, run: TrainingRun, draft: StatusDraft, gang: Gang) -> 
     attempt = draft.status.attempts[-1]
     if gang.stage is Stage.PREPARE:
         draft.update(prepared_at=draft.timestamp)
-    following = following_stage(gang.stage)
+    following = following_stage(gang.stage, has_cache=bool(attempt.teacher_cache))
     if following is None:
         return _complete(run, draft, model_of(gang))
-    is_resized = following is Stage.TRAIN and _is_resized(facts, run, attempt)
+    is_resized = following in GANG_STAGES and _is_resized(facts, run, attempt)
     if run.spec.suspend or is_resized:
         _close(run, draft, "Preempted", ExitCode.PREEMPTED, None)
         draft.condition(ConditionType.RUNNING, "False", Reason.STAGE_FINISHED, f"{gang.stage} is done")

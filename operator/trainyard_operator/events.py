@@ -115,7 +115,8 @@ def _stages_of(status: TrainingRunStatus) -> Iterator[tuple[Attempt, Stage]]:
     for before, attempt in zip([None, *status.attempts], status.attempts, strict=False):
         first = _first_stage_of(status, before, attempt)
         for stage in stages[stages.index(first) : stages.index(Stage(attempt.stage)) + 1]:
-            yield attempt, stage
+            if stage is not Stage.CACHE or attempt.teacher_cache:
+                yield attempt, stage
 
 
 def _first_stage_of(status: TrainingRunStatus, before: Attempt | None, attempt: Attempt) -> Stage:
@@ -127,7 +128,12 @@ def _first_stage_of(status: TrainingRunStatus, before: Attempt | None, attempt: 
         return first_stage(prepared=False, last_stage=None, num_shards=num_shards)
     prepared_at, started_at = status.prepared_at, parse_timestamp(attempt.started_at)
     prepared = prepared_at is not None and parse_timestamp(prepared_at) <= started_at
-    return first_stage(prepared=prepared, last_stage=Stage(before.stage), num_shards=num_shards)
+    return first_stage(
+        prepared=prepared,
+        last_stage=Stage(before.stage),
+        num_shards=num_shards,
+        has_cache=bool(attempt.teacher_cache),
+    )
 
 
 def _notes_of_condition(condition: Condition) -> Iterator[EventNote]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trainyard_api.names import ConditionType, Reason, Stage
+from trainyard_api.names import GANG_STAGES, ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import find_condition
 from trainyard_api.status import Attempt, Progress
 from trainyard_api.timestamps import parse_timestamp
@@ -82,7 +82,7 @@ def gang_of(attempt: Attempt, pods: Iterable[ObservedPod], jobs: Iterable[Observ
     stage = Stage(attempt.stage)
     own = (pod for pod in pods if pod.attempt == attempt.number and pod.stage is stage)
     job = next((job for job in jobs if job.attempt == attempt.number and job.stage is stage), None)
-    sizes = {Stage.READ: attempt.shards, Stage.TRAIN: attempt.nodes}
+    sizes = {Stage.READ: attempt.shards, **dict.fromkeys(GANG_STAGES, attempt.nodes)}
     size = sizes.get(stage) or 1
     return Gang(stage, size if job is None else job.size, tuple(sorted(own, key=lambda pod: pod.index)), job)
 

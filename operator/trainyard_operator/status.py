@@ -118,7 +118,7 @@ class StatusDraft:
         """Show what the processes told."""
         self.update(progress=progress.model_copy(update={"detail": redact(progress.detail)}))
 
-    def open_attempt(self, stage: Stage, nodes: int, num_shards: int) -> None:
+    def open_attempt(self, stage: Stage, nodes: int, num_shards: int, *, has_cache: bool = False) -> None:
         """Begin an attempt."""
         checkpoint = self._status.checkpoint
         attempt = Attempt(
@@ -127,6 +127,7 @@ class StatusDraft:
             stage=stage.value,
             nodes=nodes,
             shards=num_shards if num_shards > 1 else None,
+            teacher_cache=True if has_cache else None,
             start_checkpoint_step=None if checkpoint is None else checkpoint.step,
             stage_started_at=self.timestamp,
         )

@@ -121,13 +121,25 @@ def test_an_attempt_starts_with_what_is_not_done(prepared, last, num_shards, fir
     assert first_stage(prepared=prepared, last_stage=last, num_shards=num_shards) is first
 
 
-def test_the_stages_follow_each_other():
-    assert [following_stage(stage) for stage in Stage] == [
-        Stage.PREPARE,
-        Stage.TRAIN,
-        Stage.EXPORT,
-        None,
-    ]
+@pytest.mark.parametrize(
+    ("prepared", "last", "first"),
+    [
+        (False, None, Stage.PREPARE),
+        (True, Stage.PREPARE, Stage.CACHE),
+        (True, Stage.CACHE, Stage.CACHE),
+        (True, Stage.TRAIN, Stage.TRAIN),
+        (True, Stage.EXPORT, Stage.EXPORT),
+    ],
+)
+def test_a_teacher_is_asked_again_until_all_of_its_cache_is_there(prepared, last, first):
+    assert first_stage(prepared=prepared, last_stage=last, num_shards=1, has_cache=True) is first
+
+
+@pytest.mark.parametrize("has_cache", [False, True])
+def test_the_stages_follow_each_other(has_cache):
+    stages = [stage for stage in Stage if has_cache or stage is not Stage.CACHE]
+    found = [following_stage(stage, has_cache=has_cache) for stage in stages]
+    assert found == [*stages[1:], None]
 
 
 def test_faults_are_counted_one_by_one_as_over_the_whole_list():
@@ -261,7 +273,9 @@ def test_the_ledger_adds_waiting_and_work():
     assert second.lost_seconds.startup == 30
 
 
-@pytest.mark.parametrize(("stage", "held"), [("Prepare", 0), ("Train", 2 * 8 * 90), ("Export", 0)])
+@pytest.mark.parametrize(
+    ("stage", "held"), [("Prepare", 0), ("Cache", 2 * 8 * 90), ("Train", 2 * 8 * 90), ("Export", 0)]
+)
 def test_what_lies_between_stages_is_no_work_and_only_training_holds_accelerators(stage, held):
     waited_long = attempt(
         stage=stage, nodes=2, stage_started_at=1_000, pods_scheduled_at=9_000, pods_running_at=9_010

@@ -6,6 +6,7 @@ from trainyard_api.errors import ConfigurationError
 from trainyard_api.names import Environment, Stage
 from trainyard_api.plan import Rendezvous, RunPlan, plan_batch, plan_paths, plan_run
 from trainyard_api.spec import Budget, Optimizer, Training, Workers
+from trainyard_api.spec_distillation import Distillation
 from trainyard_api.spec_model import Model
 from trainyard_api.validation import load_run_file
 
@@ -64,11 +65,26 @@ def test_shards_are_processes_that_differ_in_their_number_alone_and_come_before_
     data = run.spec.data.model_copy(update={"preparation": preparation})
     sharded = run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})
     plan = plan_run(sharded, storage_root="/runs", rendezvous=Rendezvous(address="node-0"))
-    assert [stage.stage for stage in plan.stages] == list(Stage)
+    assert [stage.stage for stage in plan.stages] == [Stage.READ, Stage.PREPARE, Stage.TRAIN, Stage.EXPORT]
     nodes = plan.stage(Stage.READ).nodes
     assert [node.env for node in nodes] == [{"JOB_COMPLETION_INDEX": str(index)} for index in range(3)]
     assert {node.argv[3:4] for node in nodes} == {("read",)}
     assert len(plan.stage(Stage.PREPARE).nodes) == 1
+
+
+def test_a_teacher_with_a_cache_gets_a_gang_like_the_one_that_trains_and_before_it():
+    run = load_run_file(SAMPLES[0])
+    distillation = Distillation.model_validate(
+        {"teacher": {"fromRun": {"name": "large"}}, "teacherCache": {}}
+    )
+    cached = run.model_copy(update={"spec": run.spec.model_copy(update={"distillation": distillation})})
+    training, caching = Rendezvous(address="train-0"), Rendezvous(address="cache-0")
+    plan = plan_run(cached, storage_root="/runs", rendezvous=training, cache_rendezvous=caching)
+    assert [stage.stage for stage in plan.stages] == [Stage.PREPARE, Stage.CACHE, Stage.TRAIN, Stage.EXPORT]
+    gangs = [plan.stage(stage).nodes for stage in (Stage.CACHE, Stage.TRAIN)]
+    for first, second in zip(*gangs, strict=True):
+        assert first.argv == (*second.argv, "--stage", "Cache")
+        assert first.env == {**second.env, Environment.MASTER_ADDRESS: "cache-0"}
 
 
 @pytest.mark.parametrize(

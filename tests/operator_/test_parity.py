@@ -15,6 +15,8 @@ import pytest
 from tests.support.rendered import (
     DEFAULTS,
     SAMPLES,
+    cached,
+    gang_of,
     job_of,
     objects_of,
     owner_of,
@@ -141,6 +143,20 @@ def test_every_rank_gets_the_same_command_line_and_variables_on_a_laptop_and_in_
         for name in local_variables.keys() - ADDRESSES:
             assert pod_variables[name] == local_variables[name], name
         assert (local_variables.keys() >= ADDRESSES) == (stage is Stage.TRAIN)
+
+
+def test_every_rank_that_asks_a_teacher_gets_the_same_on_a_laptop_and_in_pods(records, tmp_path):
+    run = cached(run_with(workers={"nodes": 2, "processesPerNode": 1}))
+    locally = started_locally(local_plan(run, tmp_path), Stage.CACHE, records)
+    in_pods = started_in_containers([trainer_of(pod) for pod in gang_of(run, Stage.CACHE, ATTEMPT)])
+    assert len(locally) == len(in_pods) == 2
+    for (local_argv, local_variables), (pod_argv, pod_variables) in zip(locally, in_pods, strict=True):
+        assert without_plan_path(pod_argv) == without_plan_path(local_argv)
+        assert local_argv[-2:] == ["--stage", "Cache"]
+        assert pod_variables.keys() - local_variables.keys() == ONLY_IN_PODS
+        for name in local_variables.keys() - ADDRESSES:
+            assert pod_variables[name] == local_variables[name], name
+        assert pod_variables[Environment.MASTER_ADDRESS].startswith(f"cache-{ATTEMPT}-0.")
 
 
 def test_every_shard_gets_the_same_command_line_and_variables_on_a_laptop_and_in_pods(records, tmp_path):

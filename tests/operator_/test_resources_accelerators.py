@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.rendered import DEFAULTS, gang_of, job_of, owner_of, run_with, trainer_of
+from tests.support.rendered import DEFAULTS, cached, gang_of, job_of, owner_of, run_with, trainer_of
 from trainyard_api.names import Stage
 from trainyard_api.quantities import parse_quantity
 from trainyard_operator.resources.cluster_plan import plan_for_cluster, threads_per_process
@@ -110,6 +110,7 @@ def shared_memory(pod):
         (run_with(workers={"nodes": 1, "processesPerNode": 2}), Stage.TRAIN, 512 * MIB),
         (accelerated("nvidia.com/gpu", count=1), Stage.TRAIN, GIB),
         (accelerated("nvidia.com/gpu", count=8), Stage.TRAIN, 8 * GIB),
+        (cached(accelerated("nvidia.com/gpu", count=8)), Stage.CACHE, 8 * GIB),
         (accelerated("nvidia.com/gpu", count=8), Stage.EXPORT, 256 * MIB),
     ],
 )

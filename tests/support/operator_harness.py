@@ -237,14 +237,21 @@ class World:
         ]
 
     def report(
-        self, key: RunKey, attempt: int, step: int, checkpoint_step: int | None = None, detail: str = ""
+        self,
+        key: RunKey,
+        attempt: int,
+        step: int,
+        checkpoint_step: int | None = None,
+        detail: str = "",
+        *,
+        stage: str = "Train",
     ) -> None:
         """The trainer tells of its progress."""
         now = "2027-01-15T08:00:00Z"
         document: Object = {
             "attempt": attempt,
             "progress": {
-                "stage": "Train",
+                "stage": stage,
                 "step": step,
                 "totalSteps": 200,
                 "detail": detail,

@@ -10,6 +10,7 @@ import yaml
 
 from trainyard_api.names import Stage
 from trainyard_api.spec import TrainingRun
+from trainyard_api.spec_distillation import Distillation
 from trainyard_api.validation import load_run_file, validate_document
 from trainyard_operator.resources import (
     Object,
@@ -69,6 +70,13 @@ def sharded(run: TrainingRun, num_shards: int = 3) -> TrainingRun:
     preparation = run.spec.data.preparation.model_copy(update={"shards": num_shards})
     data = run.spec.data.model_copy(update={"preparation": preparation})
     return run.model_copy(update={"spec": run.spec.model_copy(update={"data": data})})
+
+
+def cached(run: TrainingRun) -> TrainingRun:
+    """The run with a teacher whose predictions are written before training."""
+    document = {"teacher": {"fromRun": {"name": "large"}}, "losses": {"logits": {}}, "teacherCache": {}}
+    changes = {"distillation": Distillation.model_validate(document), "tokenizer": None}
+    return run.model_copy(update={"spec": run.spec.model_copy(update=changes)})
 
 
 def job_of(run: TrainingRun, attempt: int = 0) -> Object:

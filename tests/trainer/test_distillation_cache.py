@@ -21,6 +21,9 @@ INPUTS = CacheInputs(
     masking=Masking(),
     masking_seed=7,
     sampling_seed=1,
+    positions="All",
+    isolate_documents=True,
+    precision="FP32",
 )
 
 
@@ -149,6 +152,9 @@ CHANGES = [
     ("masking", Masking(probability=0.2)),
     ("masking_seed", 8),
     ("sampling_seed", 2),
+    ("positions", "Labelled"),
+    ("isolate_documents", False),
+    ("precision", "BF16"),
 ]
 
 

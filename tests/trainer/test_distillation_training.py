@@ -102,6 +102,7 @@ LOSSES: tuple[dict[str, Any], ...] = (
         "losses": {"logits": {"divergence": "ReverseKL"}, "labels": {}},
         "onPolicy": {"maximumNewTokens": 6, "promptTokens": 4},
     },
+    {"teacherCache": {}},
 )
 
 DECODER = {
@@ -124,6 +125,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
         "tokenizer": {"train": {"algorithm": "BPE", "vocabularySize": 300}},
     },
     {**DECODER, "deepspeed": {"zeroStage": 3}},
+    {"deepspeed": {"zeroStage": 3}},
 )
 """How the run of each set of terms differs."""
 

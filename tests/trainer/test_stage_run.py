@@ -209,12 +209,14 @@ def test_processes_that_were_started_are_ended_when_the_next_cannot_be(tmp_path,
     assert [child.popen.returncode for child in children] == [-signal.SIGKILL]
 
 
-def test_the_record_of_a_rank_explains_the_code_of_its_agent(tmp_path):
-    children = finished([python_node(0, "raise SystemExit(76)")], tmp_path, Stage.TRAIN)
-    write_exit_record(exit_record_path(tmp_path, 3), record(3, 76, "the loss of step 9 is nan"))
-    write_exit_record(exit_record_path(tmp_path, 4), record(4, 75, "another process was lost"))
-    (tmp_path / "rank-3.log").write_text("Traceback\nnan\n")
-    [told] = process_ends(children, Stage.TRAIN, tmp_path, 1.0)
+@pytest.mark.parametrize(("stage", "folder"), [(Stage.TRAIN, ""), (Stage.CACHE, "cache")])
+def test_the_record_of_a_rank_explains_the_code_of_its_agent(stage, folder, tmp_path):
+    children = finished([python_node(0, "raise SystemExit(76)")], tmp_path, stage)
+    own = tmp_path / folder
+    write_exit_record(exit_record_path(own, 3), record(3, 76, "the loss of step 9 is nan"))
+    write_exit_record(exit_record_path(own, 4), record(4, 75, "another process was lost"))
+    (own / "rank-3.log").write_text("Traceback\nnan\n")
+    [told] = process_ends(children, stage, tmp_path, 1.0)
     assert (told.rank, told.exit_code, told.log_tail) == (3, 76, "Traceback\nnan")
     failure = outcome_of([told], StopControl()).failure
     assert (failure.rank, failure.reason, failure.message) == (3, "Diverged", "the loss of step 9 is nan")

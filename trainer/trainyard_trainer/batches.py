@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from trainyard_api.plan import BatchPlan
 from trainyard_trainer.data.dataset import PackedDataset, Sample
 from trainyard_trainer.data.order import global_positions, sample_index
+from trainyard_trainer.distillation.cache_entries import CachedPredictions
+from trainyard_trainer.distillation.cached_rows import CachedRows
 from trainyard_trainer.methods.masking import MaskedRow
 from trainyard_trainer.methods.objective import Objective
 
@@ -78,6 +80,7 @@ class MicroBatch:
         num_tokens: tokens, padding not counted.
         first_row: number of its first row in the stream of all rows, which seeds dropout.
         rows: numbers of its rows in their data set.
+        kept: what a cache keeps of the teacher at its places, in training from a cache.
     """
 
     input_ids: torch.Tensor
@@ -88,6 +91,7 @@ class MicroBatch:
     num_tokens: int
     first_row: int
     rows: tuple[int, ...] = ()
+    kept: CachedPredictions | None = None
 
     @property
     def num_positions(self) -> int:
@@ -110,8 +114,16 @@ class MicroBatch:
         return float(self.num_labels)
 
     def model_arguments(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """The tensors that `LanguageModel.forward` takes, in its order."""
-        tensors = (self.input_ids, self.position_ids, self.document_ids, self.predicted_places, self.labels)
+        """The tensors that `LanguageModel.forward` takes, in its order; those of a cache follow them."""
+        kept = () if self.kept is None else self.kept.tensors()
+        tensors = (
+            self.input_ids,
+            self.position_ids,
+            self.document_ids,
+            self.predicted_places,
+            self.labels,
+            *kept,
+        )
         return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
 
 
@@ -174,6 +186,7 @@ class BatchSource:
         seed: decides the order of the rows.
         pad_token_id: what fills the ends of rows.
         isolate_documents: whether positions restart at each document.
+        cached: what a cache keeps of the teacher for the rows to train on; None without a cache.
     """
 
     train: PackedDataset
@@ -184,6 +197,7 @@ class BatchSource:
     seed: int
     pad_token_id: int
     isolate_documents: bool
+    cached: CachedRows | None = None
 
     def step_batches(self, step: int) -> list[MicroBatch]:
         """The micro-batches of this rank for optimizer step `step`, counted from 0.
@@ -201,8 +215,15 @@ class BatchSource:
                 (int(epoch), int(sample_index(self.seed, int(epoch), int(position), len(self.train))))
                 for epoch, position in zip(epochs[chosen], positions[chosen], strict=True)
             ]
-            batches.append(self._assemble(self.train, "train", rows, step * plan.global_batch_size + start))
+            batch = self._assemble(self.train, "train", rows, step * plan.global_batch_size + start)
+            if self.cached is not None:
+                batch = replace(batch, kept=self.cached.of_rows([row for _, row in rows], batch))
+            batches.append(batch)
         return batches
+
+    def successive_rows(self, rows: range) -> MicroBatch:
+        """Training rows by their numbers, as the first epoch shows them."""
+        return self._assemble(self.train, "train", [(0, row) for row in rows], rows.start)
 
     def evaluation_batches(self, maximum_rows: int | None) -> Iterator[MicroBatch]:
         """The micro-batches of this rank for one evaluation; every rank gets the same number of them.

@@ -7,21 +7,24 @@ from typing import Annotated
 
 import typer
 
+from trainyard_api.names import Stage
+
 PlanFile = Annotated[Path, typer.Option("--plan", help="plan.json of the run.")]
+GangStage = Annotated[Stage, typer.Option("--stage", help="Cache or Train.")]
 
 
-def node(plan: PlanFile) -> None:
+def node(plan: PlanFile, stage: GangStage = Stage.TRAIN) -> None:
     """Run the ranks of one node."""
     from trainyard_trainer.node import run_node  # noqa: PLC0415
 
-    sys.exit(run_node(plan, os.environ))
+    sys.exit(run_node(plan, os.environ, stage))
 
 
-def rank(plan: PlanFile) -> None:
-    """Train one rank."""
+def rank(plan: PlanFile, stage: GangStage = Stage.TRAIN) -> None:
+    """Do the work of one rank."""
     from trainyard_trainer.rank import run_rank  # noqa: PLC0415
 
-    run_rank(plan)
+    run_rank(plan, stage)
 
 
 def read(plan: PlanFile) -> None:

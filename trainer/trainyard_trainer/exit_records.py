@@ -8,6 +8,11 @@ from trainyard_api.progress import ExitRecord
 from trainyard_trainer.progress import write_json_atomically
 
 
+def gang_logs(logs: Path, stage: Stage) -> Path:
+    """The folder of what the ranks of a stage say: each gang of an attempt has its own."""
+    return logs / "cache" if stage is Stage.CACHE else logs
+
+
 def exit_record_path(logs: Path, rank: int) -> Path:
     """The file of a rank."""
     return logs / f"exit-rank-{rank}.json"

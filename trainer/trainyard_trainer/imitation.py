@@ -1,13 +1,15 @@
 """A run's model with its loss, beside its teacher where it has one."""
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from trainyard_api.plan import RunPlan
+from trainyard_trainer.distributed import Ranks
 from trainyard_trainer.engine import COMPUTE_DTYPES
 from trainyard_trainer.methods.loss_terms import DATA_TERM, LossTerm
+from trainyard_trainer.models.cached_model import CachedModel
 from trainyard_trainer.models.distilled_model import DistilledModel
+from trainyard_trainer.models.divided import divide_layers
 from trainyard_trainer.models.language_model import LanguageModel
 from trainyard_trainer.models.layers import parameter_depths
 from trainyard_trainer.models.student_layers import chosen_layers, compared_layers, evenly_spread
@@ -20,7 +22,7 @@ def with_teacher(
     workload: Workload,
     network: Network,
     teacher: PreTrainedModel | None,
-    device: torch.device,
+    ranks: Ranks,
 ) -> tuple[nn.Module, tuple[LossTerm, ...]]:
     """The module that an engine trains, and the terms whose sums its forward gives.
 
@@ -28,21 +30,28 @@ def with_teacher(
         plan: the run.
         workload: its data and its loss.
         network: the model to train.
-        teacher: the model to imitate, in fp32 on the CPU; it is changed to the run's precision.
-        device: where the teacher computes.
+        teacher: the model to imitate, in fp32 on the CPU; it is changed to the run's precision. With
+            a cache nobody listens to it.
+        ranks: this process among the others; under ZeRO-3 they share the teacher's layers.
 
     Raises:
         ConfigurationError: the layers to compare do not exist.
     """
     student = workload.model(network.model)
     distillation = plan.spec.distillation
+    if distillation is not None and workload.cache is not None and isinstance(student, LanguageModel):
+        cached = CachedModel(student, distillation.losses, workload.cache)
+        return cached, cached.terms
     if teacher is None or distillation is None:
         return student, (DATA_TERM,)
     shown = workload.model(teacher)
     if plan.spec.aligns_tokens and isinstance(shown, LanguageModel):
         # Its positions restart at each document, since only so they are sure to be as many as it has.
         shown.isolate_documents = True
-    shown.to(device=device, dtype=COMPUTE_DTYPES[plan.spec.training.precision])
+    shown.to(dtype=COMPUTE_DTYPES[plan.spec.training.precision])
+    if plan.divides_teacher:
+        divide_layers(teacher, ranks)
+    shown.to(device=ranks.device)
     num_layers = parameter_depths(teacher).num_layers
     wanted = plan.spec.model.from_teacher
     origins = (

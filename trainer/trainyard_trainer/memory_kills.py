@@ -24,7 +24,10 @@ def count_memory_kills(root: Path = Path("/")) -> int | None:
     Returns:
         The narrowest count that the machine gives, or None where it gives none.
     """
-    for path in [*_group_files(root), root / "proc/vmstat"]:
+    for path in [
+        *group_files(root, version_1="memory.oom_control", version_2="memory.events"),
+        root / "proc/vmstat",
+    ]:
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 name, _, value = line.partition(" ")
@@ -33,17 +36,23 @@ def count_memory_kills(root: Path = Path("/")) -> int | None:
     return None
 
 
-def _group_files(root: Path) -> Iterable[Path]:
-    """Where the counter of the own group may be; in a container its group is mounted as the root one."""
+def group_files(root: Path, *, version_1: str, version_2: str) -> Iterable[Path]:
+    """Where a file of the own memory group may be; in a container its group is mounted as the root one.
+
+    Args:
+        root: where `proc` and `sys` are.
+        version_1: name of the file in control groups of version 1.
+        version_2: name of the file in those of version 2.
+    """
     groups = root / "proc/self/cgroup"
     if not groups.is_file():
         return
     for line in groups.read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "memory":
-            mount, name = root / "sys/fs/cgroup/memory", "memory.oom_control"
+            mount, name = root / "sys/fs/cgroup/memory", version_1
         elif not controllers:
-            mount, name = root / "sys/fs/cgroup", "memory.events"
+            mount, name = root / "sys/fs/cgroup", version_2
         else:
             continue
         yield mount / group.lstrip("/") / name

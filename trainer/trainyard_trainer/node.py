@@ -19,11 +19,16 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from trainyard_api.names import Environment, ExitCode, Reason
+from trainyard_api.names import Environment, ExitCode, Reason, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.failure import ProcessEnd, first_failure
 from trainyard_api.progress import ExitRecord
-from trainyard_trainer.exit_records import exit_record_path, read_exit_record, write_exit_record
+from trainyard_trainer.exit_records import (
+    exit_record_path,
+    gang_logs,
+    read_exit_record,
+    write_exit_record,
+)
 from trainyard_trainer.lifeline import PARENT_VARIABLE, die_with_runner
 from trainyard_trainer.memory_kills import count_memory_kills, with_memory_kills
 from trainyard_trainer.pod import explained, is_in_pod, leave_message, write_lines_at_once
@@ -98,21 +103,21 @@ class StopForwarder:
                     rank.send_signal(signal.SIGTERM)
 
 
-def run_node(plan_file: Path, environment: Mapping[str, str]) -> int:
+def run_node(plan_file: Path, environment: Mapping[str, str], stage: Stage = Stage.TRAIN) -> int:
     """Run this node's ranks to their end and return the exit code of the first that failed, or 0."""
     die_with_runner()
     stop = StopForwarder()
     stop.install()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
-    command = ("-m", "trainyard_trainer", "rank", "--plan", str(plan_file))
+    command = ("-m", "trainyard_trainer", "rank", "--plan", str(plan_file), "--stage", stage.value)
+    logs = gang_logs(Path(plan.paths.logs), stage)
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     write_lines_at_once()
     kills_before = count_memory_kills()
     with explained(environment, rank=first_rank(environment)):
         try:
-            elastic_launch(launch_config(plan, environment), sys.executable)(*command)
+            elastic_launch(launch_config(plan, environment, logs), sys.executable)(*command)
         except ChildFailedError as error:
-            logs = Path(plan.paths.logs)
             ends = with_memory_kills(process_ends(error.failures, logs), kills_before, count_memory_kills())
             leave_evidence(ends, logs)
             code = exit_code_of(ends, stop_requested=stop.requested)
@@ -126,8 +131,8 @@ def first_rank(environment: Mapping[str, str]) -> int:
     return int(environment[Environment.NODE_RANK]) * int(environment[Environment.PROCESSES_PER_NODE])
 
 
-def launch_config(plan: RunPlan, environment: Mapping[str, str]) -> LaunchConfig:
-    """What torchrun would make of the plan's environment."""
+def launch_config(plan: RunPlan, environment: Mapping[str, str], logs: Path) -> LaunchConfig:
+    """What torchrun would make of the plan's environment; the ranks' output goes to a folder."""
     address, port = environment[Environment.MASTER_ADDRESS], environment[Environment.MASTER_PORT]
     num_nodes = int(environment[Environment.NODES])
     return LaunchConfig(
@@ -141,7 +146,7 @@ def launch_config(plan: RunPlan, environment: Mapping[str, str]) -> LaunchConfig
         rdzv_configs={"rank": int(environment[Environment.NODE_RANK])},
         max_restarts=0,
         monitor_interval=MONITOR_INTERVAL_SECONDS,
-        logs_specs=RankLogs(Path(plan.paths.logs), shown=is_in_pod(environment)),
+        logs_specs=RankLogs(logs, shown=is_in_pod(environment)),
         log_line_prefix_template="[rank ${rank}] ",
         signals_to_handle=UNHANDLED_SIGNAL,
         shutdown_timeout=SURVIVOR_TIMEOUT_SECONDS,

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from trainyard_api.plan import RunPlan
-from trainyard_trainer.models.size import estimate
+from trainyard_trainer.data.model_place import teacher_place
+from trainyard_trainer.data.stored_size import StoredSize, stored_size
+from trainyard_trainer.models.size import estimate, teacher_bytes
 
 MIB = 2**20
 
@@ -29,18 +31,29 @@ def plan_lines(plan: RunPlan) -> Iterator[str]:
 
 def size_lines(plan: RunPlan) -> Iterator[str]:
     """Parameters and the memory estimate of one process; a stored model tells them once it is read."""
+    place = teacher_place(plan)
+    teacher = None if place is None or place.local is None else stored_size(place.local)
+    if plan.paths.teacher:
+        yield from teacher_lines(plan, teacher)
     if plan.paths.base_model:
         yield f"starts from {plan.paths.base_model}, which decides parameters and memory"
         return
-    if plan.paths.teacher:
-        yield f"imitates {plan.paths.teacher}, which stays whole in the memory of each process"
     if plan.spec.model.from_teacher is not None:
         yield "starts from layers of it, so that it decides parameters and memory"
         return
-    size = estimate(plan)
+    size = estimate(plan, teacher=teacher)
     assumed = " (vocabulary assumed)" if size.vocabulary_is_assumed else ""
     yield f"parameters {size.parameters.total:,}, of them {size.parameters.embedding:,} embedding{assumed}"
     yield f"arithmetic {size.flops_per_token:,.0f} FLOP per token"
     yield f"memory per process about {size.memory.total / MIB:,.0f} MiB, ZeRO stage {plan.zero_stage}"
     for name, num_bytes in asdict(size.memory).items():
         yield f"  {name.replace('_', ' ')} {num_bytes / MIB:,.1f} MiB"
+
+
+def teacher_lines(plan: RunPlan, teacher: StoredSize | None) -> Iterator[str]:
+    """What the teacher costs in memory; None where its weights are not on this machine yet."""
+    size = "" if teacher is None else f" ({teacher.parameters:,} parameters)"
+    amount = "" if teacher is None else f", {teacher_bytes(plan, teacher) / MIB:,.0f} MiB"
+    shared = "but for the layers, which they share" if plan.divides_teacher else "whole"
+    place = "the processes of stage Cache only" if plan.spec.caches_teacher else "each process"
+    yield f"imitates {plan.paths.teacher}{size}, in the memory of {place}, {shared}{amount}"

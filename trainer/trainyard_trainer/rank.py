@@ -6,15 +6,16 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from trainyard_api.errors import ConfigurationError, StorageFullError, TrainyardError, TransientError
-from trainyard_api.names import ExitCode, Reason
+from trainyard_api.names import ExitCode, Reason, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.progress import ExitRecord
-from trainyard_trainer.exit_records import exit_record_path, write_exit_record
+from trainyard_trainer.exit_records import exit_record_path, gang_logs, write_exit_record
 from trainyard_trainer.lifeline import die_with_parent
 from trainyard_trainer.progress import timestamp
 from trainyard_trainer.progress_push import finish_publishing
@@ -36,8 +37,8 @@ LOST_PEER_WORDS = (
 )
 
 
-def run_rank(plan_file: Path) -> NoReturn:
-    """Train this rank and leave by the code that says how it went.
+def run_rank(plan_file: Path, stage: Stage = Stage.TRAIN) -> NoReturn:
+    """Do the work of this rank and leave by the code that says how it went.
 
     Leaves by `os._exit`: threads of communication libraries that still run when the interpreter is taken down
     have been seen to abort a process whose work was done and recorded.
@@ -49,11 +50,11 @@ def run_rank(plan_file: Path) -> NoReturn:
     faulthandler.enable()
     plan = RunPlan.model_validate_json(plan_file.read_bytes())
     rank = int(os.environ.get("RANK", "0"))
-    code, reason, message = _train(plan, stop)
+    code, reason, message = _work(plan, stop, stage)
     record = ExitRecord(
         rank=rank, exit_code=code, reason=reason, message=message, time=timestamp(time.time())
     )
-    write_exit_record(exit_record_path(Path(plan.paths.logs), rank), record)
+    write_exit_record(exit_record_path(gang_logs(Path(plan.paths.logs), stage), rank), record)
     if code in (ExitCode.SUCCEEDED, ExitCode.PREEMPTED):
         finish_publishing(LAST_REPORT_SECONDS)
     with suppress(OSError):  # the log may lie on a full disk; the code still has to be told
@@ -62,17 +63,26 @@ def run_rank(plan_file: Path) -> NoReturn:
     os._exit(code)
 
 
-def _train(plan: RunPlan, stop: StopRequest) -> tuple[ExitCode, Reason, str]:
-    from trainyard_trainer.train import train  # noqa: PLC0415 - torch and DeepSpeed load after the signal handler
-
+def _work(plan: RunPlan, stop: StopRequest, stage: Stage) -> tuple[ExitCode, Reason, str]:
     try:
-        code = train(plan, stop=stop)
+        code = _program(stage)(plan, stop=stop)
     except Exception as error:  # noqa: BLE001 - the process ends here; every error becomes a code and a record
         with suppress(OSError):  # the log may lie on the full disk that this error is about
             traceback.print_exc()
         known = translate(error)
         return known.exit_code, known.reason, str(known)
     return code, Reason.PREEMPTED if code is ExitCode.PREEMPTED else Reason.STAGE_FINISHED, ""
+
+
+def _program(stage: Stage) -> Callable[..., ExitCode]:
+    """What the ranks of a stage do; PyTorch and DeepSpeed load after the signal handler."""
+    if stage is Stage.CACHE:
+        from trainyard_trainer.cache_stage import write_cache  # noqa: PLC0415
+
+        return write_cache
+    from trainyard_trainer.train import train  # noqa: PLC0415
+
+    return train
 
 
 def translate(error: Exception) -> TrainyardError:

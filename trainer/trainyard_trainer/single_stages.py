@@ -16,6 +16,7 @@ from trainyard_api.plan import RunPlan
 from trainyard_api.progress import ExitRecord, ProgressReport
 from trainyard_api.spec import TrainingRunSpec
 from trainyard_api.status import Progress
+from trainyard_trainer.data.manifest import DataManifest
 from trainyard_trainer.data.progress import PrepareReport
 from trainyard_trainer.exit_records import stage_exit_record_path, write_exit_record
 from trainyard_trainer.lifeline import die_with_runner
@@ -28,6 +29,8 @@ from trainyard_trainer.signals import STOP_SIGNALS, StopRequest
 
 MODEL_STATUS = "model_status.json"
 """Where Export tells the runner what it made, in the folder of the attempt's logs."""
+FIRST_DEVICE = "/dev/nvidia0"
+"""Where it exists, training computes on devices, whose memory only training itself can ask for."""
 PRINT_SECONDS = 10.0
 """How often a shard in a pod tells in its log how far it is."""
 
@@ -243,6 +246,7 @@ def check_training(plan: RunPlan) -> None:
     if spec.fine_tuning is not None:
         labels = data.manifest.labels
         choose_metric(spec.fine_tuning, labels.names if labels is not None else ())
+    check_declared_room(plan, data.manifest, data.prepared)
     if names_parts_of_model(spec):
         # PyTorch takes seconds to import, and most preparations need none of it.
         from trainyard_trainer.models.fit import check_fit  # noqa: PLC0415
@@ -252,6 +256,28 @@ def check_training(plan: RunPlan) -> None:
         from trainyard_trainer.models.student_fit import check_student  # noqa: PLC0415 - likewise
 
         check_student(spec, data)
+
+
+def check_declared_room(plan: RunPlan, manifest: DataManifest, prepared: Path) -> None:
+    """Refuse a teacher that is larger than the memory that the run's processes will have, if that is known.
+
+    Raises:
+        ConfigurationError: it is, with figures and what helps.
+    """
+    from trainyard_trainer.data.base_model import weights_folder  # noqa: PLC0415 - after the signal handler
+    from trainyard_trainer.data.model_place import teacher_place  # noqa: PLC0415
+    from trainyard_trainer.data.stored_size import stored_size  # noqa: PLC0415
+    from trainyard_trainer.memory_limit import host_memory  # noqa: PLC0415
+    from trainyard_trainer.models.teacher_room import check_room, declared_room  # noqa: PLC0415
+
+    place = teacher_place(plan)
+    is_elsewhere = is_in_pod(os.environ)
+    if place is None or manifest.teacher is None or (not is_elsewhere and Path(FIRST_DEVICE).exists()):
+        return
+    room = declared_room(plan, None if is_elsewhere else host_memory())
+    size = stored_size(weights_folder(place, prepared, manifest.teacher))
+    vocabulary_size = manifest.tokenizer.vocabulary_size
+    check_room(plan, size, room, vocabulary_size, trains=not plan.spec.caches_teacher)
 
 
 def names_parts_of_model(spec: TrainingRunSpec) -> bool:

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainyard_api.names import ExitCode, Stage
+from trainyard_api.names import GANG_STAGES, ExitCode, Stage
 from trainyard_api.plan import RunPlan
 from trainyard_api.policy.failure import ProcessEnd, first_failure, normalized_exit_code
 from trainyard_api.status import Failure
-from trainyard_trainer.exit_records import read_exit_record, read_exit_records, stage_exit_record_path
+from trainyard_trainer.exit_records import (
+    gang_logs,
+    read_exit_record,
+    read_exit_records,
+    stage_exit_record_path,
+)
 from trainyard_trainer.memory_kills import count_memory_kills, with_memory_kills
 from trainyard_trainer.processes import ChildProcess, log_tail, started, wait_a_moment
 
@@ -141,9 +146,10 @@ def watch(
 
 
 def process_ends(children: list[ChildProcess], stage: Stage, logs: Path, now: float) -> list[ProcessEnd]:
-    """How every process of the stage ended; for training, ranks as far as they told, else their agents."""
-    alone = stage is not Stage.TRAIN
-    records = {} if alone else read_exit_records(logs)
+    """How every process of the stage ended; of a gang, ranks as far as they told, else their agents."""
+    alone = stage not in GANG_STAGES
+    of_ranks = gang_logs(logs, stage)
+    records = {} if alone else read_exit_records(of_ranks)
     own = [
         read_exit_record(stage_exit_record_path(logs, stage, child.index)) if alone else None
         for child in children
@@ -166,7 +172,7 @@ def process_ends(children: list[ChildProcess], stage: Stage, logs: Path, now: fl
             exit_code=record.exit_code,
             ended_at=min(end.ended_at for end in ends),
             rank=rank,
-            log_tail=log_tail(logs / f"rank-{rank}.log"),
+            log_tail=log_tail(of_ranks / f"rank-{rank}.log"),
             record=record,
         )
         for rank, record in records.items()

@@ -29,6 +29,7 @@ from trainyard_trainer.checkpoint import (
     save_checkpoint,
 )
 from trainyard_trainer.data.manifest import DataManifest
+from trainyard_trainer.distillation.cache_check import check_shards_together
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.engine import Engine, build_engine, check_precision
 from trainyard_trainer.evaluation.evaluator import (
@@ -40,7 +41,7 @@ from trainyard_trainer.evaluation.evaluator import (
 )
 from trainyard_trainer.imitation import with_teacher
 from trainyard_trainer.methods.loss_terms import LossTerm, term_factors, term_means
-from trainyard_trainer.models.teacher import load_teacher
+from trainyard_trainer.models.teacher import check_teacher_room, load_teacher, needs_teacher
 from trainyard_trainer.network import build_network
 from trainyard_trainer.on_policy import Writer, build_writer
 from trainyard_trainer.optimization.budgets import checked_steps, estimated_steps
@@ -116,9 +117,16 @@ def set_up(
 
     checkpoint = agree_on_checkpoint(Path(plan.paths.checkpoints), ranks, recorder)
     check_data(checkpoint, workload.data.manifest)
-    teacher = load_teacher(plan, workload.data)
+    if workload.cache is not None:
+        check_shards_together(workload.cache, ranks)
+    resumes_all = checkpoint is not None and not checkpoint.manifest.frozen
+    teacher = None
+    if needs_teacher(plan, resumes_all=resumes_all):
+        if not spec.caches_teacher:
+            check_teacher_room(plan, workload.data, ranks.device, trains=True)
+        teacher = load_teacher(plan, workload.data)
     network = build_network(plan, workload.data, checkpoint, recorder, teacher=teacher)
-    model, terms = with_teacher(plan, workload, network, teacher, ranks.device)
+    model, terms = with_teacher(plan, workload, network, teacher, ranks)
     startup.mark("modelSeconds")
 
     engine = build_engine(plan, model, ranks, network.adapted.paces)

@@ -1,7 +1,7 @@
 """What a run trains on and for: the data, the batches of a rank, and the loss around a Transformers model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,10 +13,12 @@ from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.aligned_batches import AlignedSource
 from trainyard_trainer.batches import BatchSource, Supply
 from trainyard_trainer.data.aligned_rows import open_aligned
-from trainyard_trainer.data.dataset import open_prepared
+from trainyard_trainer.data.dataset import PreparedData, open_prepared
 from trainyard_trainer.data.labelled.class_weights import loss_weights
 from trainyard_trainer.data.labelled.dataset import open_labelled
 from trainyard_trainer.data.labelled.task import labelled_task
+from trainyard_trainer.distillation.cache_place import CachePlace, cache_place
+from trainyard_trainer.distillation.cached_rows import CachedRows
 from trainyard_trainer.engine import COMPUTE_DTYPES
 from trainyard_trainer.methods.objective import Objective, build_objective
 from trainyard_trainer.models.distilled_model import Watched
@@ -37,6 +39,7 @@ class Workload:
         labels: names of the classes; none where there are no classes.
         supply: the batches of a rank.
         model: the loss around a Transformers model.
+        cache: where the teacher's predictions are kept; None where there is no cache.
     """
 
     data: ModelData
@@ -45,6 +48,7 @@ class Workload:
     labels: tuple[str, ...]
     supply: Callable[[int], Supply]
     model: Callable[[PreTrainedModel], Watched]
+    cache: CachePlace | None = None
 
 
 def open_workload(plan: RunPlan) -> Workload:
@@ -61,20 +65,14 @@ def _language_modeling(plan: RunPlan) -> Workload:
     spec = plan.spec
     data = open_prepared(Path(plan.paths.run_folder))
     objective = build_objective(spec, data.manifest)
+    place = cache_place(plan, data)
 
     aligned = open_aligned(data) if spec.aligns_tokens else None
 
     def supply(rank: int) -> Supply:
-        source = BatchSource(
-            train=data.train,
-            validation=data.validation,
-            objective=objective,
-            batch=plan.batch,
-            rank=rank,
-            seed=spec.training.seed,
-            pad_token_id=data.manifest.tokenizer.pad_token_id,
-            isolate_documents=spec.data.packing.isolate_documents,
-        )
+        source = row_source(plan, data, objective, rank)
+        if place is not None:
+            return replace(source, cached=CachedRows(place, place.open()))
         teacher = data.manifest.teacher_tokenizer
         if aligned is None or teacher is None:
             return source
@@ -87,6 +85,21 @@ def _language_modeling(plan: RunPlan) -> Workload:
         labels=(),
         supply=supply,
         model=lambda model: language_model(spec, objective, model),
+        cache=place,
+    )
+
+
+def row_source(plan: RunPlan, data: PreparedData, objective: Objective, rank: int) -> BatchSource:
+    """The batches of a rank that trains a language model, or asks a teacher."""
+    return BatchSource(
+        train=data.train,
+        validation=data.validation,
+        objective=objective,
+        batch=plan.batch,
+        rank=rank,
+        seed=plan.spec.training.seed,
+        pad_token_id=data.manifest.tokenizer.pad_token_id,
+        isolate_documents=plan.spec.data.packing.isolate_documents,
     )
 
 

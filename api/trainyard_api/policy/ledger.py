@@ -1,6 +1,6 @@
 """Where the time of a run on a cluster went, added up as its attempts end."""
 
-from trainyard_api.names import Reason, Stage
+from trainyard_api.names import GANG_STAGES, Reason, Stage
 from trainyard_api.policy.starting import Start, lost_in_start
 from trainyard_api.progress import WorkSeconds
 from trainyard_api.status import Accounting, Attempt, Timestamp
@@ -17,7 +17,7 @@ def add_stage(
 ) -> Accounting:
     """The account with a stage that has ended: its waiting, its start, its work, and what it held.
 
-    What lies between two stages, such as waiting for a queue, is no work. Only training has accelerators.
+    What lies between two stages, such as waiting for a queue, is no work. Only gangs have accelerators.
 
     Args:
         accounting: the account so far.
@@ -37,7 +37,7 @@ def add_stage(
             "restart": lost.restart + loss.restart,
         }
     )
-    devices = (attempt.nodes or 1) * accelerators_per_node if attempt.stage == Stage.TRAIN else 0
+    devices = (attempt.nodes or 1) * accelerators_per_node if attempt.stage in GANG_STAGES else 0
     held = devices * _seconds(attempt.pods_scheduled_at, ended_at)
     return accounting.model_copy(
         update={

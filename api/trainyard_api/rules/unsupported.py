@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from trainyard_api.rules.rule import Rule, predicate_rule
 from trainyard_api.spec import TrainingRunSpec
-from trainyard_api.spec_distillation import Distillation
 
 
 def _unsupported(
@@ -42,20 +41,16 @@ def _unchanged(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bo
     return _unsupported(path, remedy, is_absent, node=path, cel=cel)
 
 
-def _of_distillation(path: str, remedy: str, is_absent: Callable[[Distillation], bool]) -> Rule:
-    """A part of spec.distillation that must stay unset."""
-    return _unsupported(
-        f"spec.distillation.{path}",
-        remedy,
-        lambda spec: spec.distillation is None or is_absent(spec.distillation),
-    )
-
-
 UNSUPPORTED_RULES: tuple[Rule, ...] = (
     _unsupported(
         "spec.distillation",
         "Remove it: only students that are pretrained have a teacher in this version",
         lambda spec: spec.distillation is None or spec.fine_tuning is None,
+    ),
+    _unsupported(
+        "spec.distillation.teacherCache",
+        "Remove it: only predictions of tokens are kept in this version",
+        lambda spec: not spec.caches_teacher or spec.language_modeling is not None,
     ),
     _unsupported(
         "spec.distillation.onPolicy",
@@ -67,7 +62,6 @@ UNSUPPORTED_RULES: tuple[Rule, ...] = (
             or spec.fine_tuning.task == "ContinuedPretraining"
         ),
     ),
-    _of_distillation("teacherCache", "Remove it", lambda distillation: distillation.teacher_cache is None),
     _unset(
         "spec.data.preparation.deduplicate.near",
         "Remove it; deduplicate.exact works",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainyard_api.names import Stage
+from trainyard_api.names import GANG_STAGES, Stage
 from trainyard_api.spec import Workers
 
 TPU_NODE_LABELS = ("cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology")
@@ -12,11 +12,11 @@ SHARED_MEMORY_BYTES_PER_CPU_PROCESS = 256 * 2**20
 
 
 def num_devices(workers: Workers, stage: Stage) -> int:
-    """Devices of each pod of a stage: only training computes on them.
+    """Devices of each pod of a stage: only training, and a teacher before it, compute on them.
 
     Preparation and export use the CPU; holding accelerators for them would keep others from training.
     """
-    return workers.accelerator.count if stage is Stage.TRAIN else 0
+    return workers.accelerator.count if stage in GANG_STAGES else 0
 
 
 def stage_resources(workers: Workers, stage: Stage) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def shared_memory_bytes(workers: Workers, stage: Stage) -> int:
     the memory limit, because what NCCL needs does not; whoever needs another one sets `sizeLimit` of the
     volume `shm` in podTemplate. The runtime's own default of 64 MB makes NCCL fail or fall back.
     """
-    if stage is not Stage.TRAIN:
+    if stage not in GANG_STAGES:
         return SHARED_MEMORY_BYTES_PER_CPU_PROCESS
     if num_devices(workers, stage):
         return SHARED_MEMORY_BYTES_PER_DEVICE_PROCESS * workers.processes_per_node

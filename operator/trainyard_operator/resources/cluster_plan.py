@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainyard_api.names import TRAINER_CONTAINER, PodPath
+from trainyard_api.names import TRAINER_CONTAINER, PodPath, Stage
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
 from trainyard_api.quantities import parse_quantity
 from trainyard_api.spec import TrainingRun, Workers
@@ -26,6 +26,7 @@ def plan_for_cluster(run: TrainingRun, owner: Owner, attempt: int, defaults: Wor
         preparation_processes=pod_cores(run.spec.workers),
         shard_processes=pod_cores(run.spec.workers),
         plan_file=PodPath.PLAN.value,
+        cache_rendezvous=Rendezvous(address=first_rank_address(owner, attempt, defaults, Stage.CACHE)),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainyard_api.names import ExitCode
 from trainyard_api.plan import RunPlan
+from trainyard_trainer.cache_stage import open_writer
 from trainyard_trainer.distributed import join_gang, leave_gang
 from trainyard_trainer.progress import read_history
 from trainyard_trainer.signals import StopRequest
@@ -36,6 +37,8 @@ def main() -> None:
     for path in plans:
         plan = RunPlan.model_validate_json(path.read_text())
         ranks = join_gang(plan)
+        if plan.spec.caches_teacher:
+            open_writer(plan, ranks, StopRequest()).write()
         trainer = set_up(plan, ranks, StopRequest(), Startup(lambda: 0.0, 0.0), lambda: 0.0)
         stop_after(trainer, num_steps)
         expected = ExitCode.PREEMPTED if num_steps else ExitCode.SUCCEEDED

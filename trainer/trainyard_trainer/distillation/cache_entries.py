@@ -38,6 +38,16 @@ class CachedPredictions:
     tail_log_probability: torch.Tensor
     entropy: torch.Tensor
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All of it, in the order of the arguments that make it."""
+        return (
+            self.top_ids,
+            self.top_log_probabilities,
+            self.tail_ids,
+            self.tail_log_probability,
+            self.entropy,
+        )
+
 
 @torch.no_grad()
 def kept_predictions(

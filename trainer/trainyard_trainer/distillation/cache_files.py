@@ -44,8 +44,14 @@ class CacheManifest(ApiModel):
     """Its files."""
 
 
-def write_shard(
-    folder: Path, key: str, layout: CacheLayout, first_row: int, rows: Iterable[NDArray[np.void]]
+def write_shard(  # noqa: PLR0913 - what a shard is made of
+    folder: Path,
+    key: str,
+    layout: CacheLayout,
+    first_row: int,
+    rows: Iterable[NDArray[np.void]],
+    *,
+    writer: str = "",
 ) -> CacheManifest:
     """Write the records of some successive rows; the folder appears when all of them are on the disk.
 
@@ -55,8 +61,9 @@ def write_shard(
         layout: of the records.
         first_row: number of the first row.
         rows: records of each row, in the order of its places.
+        writer: name of the run, since two runs may need one cache at a time.
     """
-    temporary = folder.with_name(f"{folder.name}.partial")
+    temporary = folder.with_name(f"{folder.name}{writer and '.'}{writer}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     starts = [0]
@@ -78,6 +85,26 @@ def write_shard(
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return manifest
+
+
+def is_whole(folder: Path, key: str, rows: range) -> bool:
+    """Whether a shard is there with these rows and needs not be made, as far as sizes tell."""
+    try:
+        manifest = CacheManifest.model_validate_json((folder / MANIFEST).read_bytes(), by_name=False)
+    except (OSError, ValidationError):
+        return False
+    is_same = (manifest.key, manifest.first_row, manifest.num_rows) == (key, rows.start, len(rows))
+    return is_same and check_sizes(folder, manifest.files) is None
+
+
+def shard_damage(folder: Path, key: str) -> str | None:
+    """What is wrong with the content of a shard, by its hashes; None when nothing is.
+
+    Raises:
+        DataError: its manifest is missing, damaged or another cache's.
+    """
+    manifest = _manifest(folder, key)
+    return check_sizes(folder, manifest.files) or check_hashes(folder, manifest.files)
 
 
 class PredictionCache:

@@ -66,6 +66,12 @@ class CacheInputs(ApiModel):
     """Decides which tokens are hidden (MaskedLM); a sample keeps its mask as long as the cache is used."""
     sampling_seed: int
     """Decides what is drawn from the rest."""
+    positions: str
+    """All or Labelled: which tokens of a row have a place."""
+    isolate_documents: bool
+    """Whether a token sees only its own document."""
+    precision: str
+    """Number format in which the teacher computes."""
 
 
 def cache_layout(cache: TeacherCache, *, vocabulary_size: int, temperature: float) -> CacheLayout:

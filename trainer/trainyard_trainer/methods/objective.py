@@ -40,4 +40,6 @@ def build_objective(spec: TrainingRunSpec, manifest: DataManifest) -> Objective:
         raise DataError(
             "spec.tokenizer", "the tokenizer has no mask token", "Use one that has, or spec.tokenizer.train"
         )
-    return MaskedLanguageModeling.from_spec(pretraining.masking, spec.training.seed, manifest)
+    return MaskedLanguageModeling.from_spec(
+        pretraining.masking, spec.training.seed, manifest, keeps_masks=spec.caches_teacher
+    )

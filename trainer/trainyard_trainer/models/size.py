@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import RunPlan
 from trainyard_api.spec import TrainingRunSpec
+from trainyard_trainer.data.stored_size import StoredSize
 from trainyard_trainer.models.architecture import (
     padded_vocabulary_size,
     resolve_architecture,
@@ -35,6 +36,7 @@ class MemoryEstimate:
     optimizer_state: int
     activations: int
     logits: int
+    teacher: int = 0
 
     @property
     def total(self) -> int:
@@ -46,6 +48,7 @@ class MemoryEstimate:
             + self.optimizer_state
             + self.activations
             + self.logits
+            + self.teacher
         )
 
 
@@ -63,7 +66,9 @@ class SizeEstimate:
     """Whether the vocabulary is a guess, because an existing tokenizer has not been read yet."""
 
 
-def estimate(plan: RunPlan, *, vocabulary_size: int | None = None) -> SizeEstimate:
+def estimate(
+    plan: RunPlan, *, vocabulary_size: int | None = None, teacher: StoredSize | None = None
+) -> SizeEstimate:
     """Estimate the size of a run from its plan.
 
     Parameters are exact. Memory follows ZeRO (Rajbhandari et al., arXiv:1910.02054, section 3) for the states
@@ -72,6 +77,7 @@ def estimate(plan: RunPlan, *, vocabulary_size: int | None = None) -> SizeEstima
     Args:
         plan: the run.
         vocabulary_size: entries of the tokenizer, if it is known already.
+        teacher: the size of the run's teacher, if it is known already.
 
     Raises:
         ConfigurationError: the run does not start from an architecture, or that is wrong.
@@ -91,7 +97,10 @@ def estimate(plan: RunPlan, *, vocabulary_size: int | None = None) -> SizeEstima
         memory=MemoryEstimate(
             **memory,
             activations=_activation_bytes(spec, shape, plan.batch.micro_batch_size),
-            logits=_logits_bytes(spec, padded, plan.batch.micro_batch_size, predicted),
+            logits=_logits_bytes(
+                spec, padded, plan.batch.micro_batch_size, _compared_fraction(spec, predicted)
+            ),
+            teacher=0 if teacher is None or spec.caches_teacher else teacher_bytes(plan, teacher),
         ),
         flops_per_token=flops_per_token(
             shape, parameters, padded, sequence_length=spec.data.sequence_length, predicted_fraction=predicted
@@ -112,6 +121,24 @@ def _predicted_fraction(spec: TrainingRunSpec) -> float:
     if objective == "CausalLM":
         return 1.0
     return modeling.masking.probability if modeling is not None else 0.0
+
+
+def _compared_fraction(spec: TrainingRunSpec, predicted_fraction: float) -> float:
+    """The fraction of the positions at which logits are computed: all where a teacher is compared at all."""
+    losses = spec.distillation.losses if spec.distillation is not None else None
+    compares_all = losses is not None and losses.logits is not None and losses.logits.positions == "All"
+    return 1.0 if compares_all and spec.language_modeling is not None else predicted_fraction
+
+
+def teacher_bytes(plan: RunPlan, teacher: StoredSize) -> int:
+    """Bytes of a teacher's weights in each process that listens to it, while no layer computes.
+
+    Args:
+        plan: the run; under ZeRO-3 its processes share the layers.
+        teacher: the size of the teacher.
+    """
+    of_layers = teacher.in_layers // (plan.batch.world_size if plan.divides_teacher else 1)
+    return (teacher.parameters - teacher.in_layers + of_layers) * _compute_bytes(plan.spec)
 
 
 def flops_per_token(
@@ -214,4 +241,6 @@ def _logits_bytes(
         LOGITS_CHUNK_POSITIONS, round(micro_batch_size * spec.data.sequence_length * predicted_fraction)
     )
     bytes_per_logit = 12 if _compute_bytes(spec) == 4 else 16
+    if spec.distillation is not None and not spec.caches_teacher:
+        bytes_per_logit += 8  # the teacher's logits and log-probabilities, without a gradient
     return positions * vocabulary_size * bytes_per_logit
