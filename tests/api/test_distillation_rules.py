@@ -69,3 +69,16 @@ def test_the_losses_are_the_teachers_predictions_and_the_labels_unless_some_are_
 def test_a_cache_takes_at_most_a_hundred_bytes_a_token():
     too_large = problems_of({"teacherCache": {"topEntries": 24, "tailSamples": 1}})
     assert too_large[0] == ("spec.distillation.teacherCache", "it takes more than 100 bytes a token")
+
+
+@pytest.mark.parametrize(("problem", "is_refused"), [("Regression", True), ("MultiLabel", False)])
+def test_numbers_cannot_be_compared_as_sorted_probabilities(problem, is_refused):
+    tuning = {"task": "SequenceClassification", "problem": problem}
+    document = run_document(
+        fineTuning=tuning, distillation={**TEACHER, "losses": {"sortedLogits": {}}}, model=HALF
+    )
+    del document["spec"]["pretraining"]
+    with pytest.raises(InvalidRunError) as raised:
+        validate_document(document)
+    paths = [found.path for found in raised.value.problems]
+    assert ("spec.distillation.losses.sortedLogits" in paths) is is_refused

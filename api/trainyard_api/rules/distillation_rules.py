@@ -94,6 +94,13 @@ def _writes_itself_as_a_decoder(spec: TrainingRunSpec) -> bool:
     return tuning is None or tuning.task == "InstructionTuning" or tuning.objective == "CausalLM"
 
 
+def _sorts_probabilities(spec: TrainingRunSpec) -> bool:
+    """Whether predictions that are sorted are probabilities of something."""
+    if spec.distillation is None or spec.distillation.losses.sorted_logits is None:
+        return True
+    return spec.fine_tuning is None or spec.fine_tuning.problem != "Regression"
+
+
 def _leaves_room_to_write(spec: TrainingRunSpec) -> bool:
     """Whether a row is longer than the prompt that the student goes on from."""
     writes = None if spec.distillation is None else spec.distillation.on_policy
@@ -324,6 +331,18 @@ _STUDENT_RULES: tuple[Rule, ...] = (
             "!has(self.distillation) || !has(self.model.fromTeacher) || "
             "!has(self.model.fromTeacher.layers) || "
             "self.distillation.layerMap.all(x, x.student <= self.model.fromTeacher.layers.size())"
+        ),
+    ),
+    predicate_rule(
+        path=f"{_ROOT}.losses.sortedLogits",
+        fields=(f"{_ROOT}.losses.sortedLogits", "spec.fineTuning.problem"),
+        holds=_sorts_probabilities,
+        problem="it compares probabilities, and a regression has none",
+        remedy="Use losses.logits, which compares the numbers themselves",
+        node="spec",
+        cel=(
+            "!has(self.distillation) || !has(self.distillation.losses.sortedLogits) || "
+            "!has(self.fineTuning) || self.fineTuning.problem != 'Regression'"
         ),
     ),
     predicate_rule(
