@@ -2,20 +2,23 @@
 
 (a) label efficiency: spam or not by 64, 256 and 1,024 labelled e-mails, from MiniLM and from random weights
 (b) parts of speech by Trainyard and by Hugging Face Trainer: accuracy, and useful tokens/s
+(c) both tasks from a model that Trainyard pre-trained, and from random weights of its architecture
 
-    python benchmarks/transfer.py [--quick] [--json FILE] [--only PART]
+    python benchmarks/transfer.py [--quick] [--json FILE] [--only PART] [--own MODEL]
     python benchmarks/transfer.py --tune [--json FILE]
 
-`--tune` shows what (a)'s learning rates are chosen by, each start by itself from the same grid, and whether
-twice the steps would be better. It judges on e-mails that it does not train on and that are not in the test
-set, with a seed that the parts do not use.
+(c) needs `--own`, the model folder of a pretraining run such as that of the sample pretrain-masked.
+
+`--tune` shows what (a)'s learning rates and steps are chosen by: each start by itself, the best macro F1 of
+the same grid, and of the same two numbers of steps. It judges on e-mails that it does not train on and that
+are not in the test set, with a seed that the parts do not use.
 """
 
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,20 +35,34 @@ from tools.corpora.brown import SENTENCES, fetch_brown
 from tools.corpora.spam_assassin import EMAILS, fetch_spam_assassin
 from tools.fetch_models import fetch_minilm
 
-PARTS = ("a", "b")
+PARTS = ("a", "b", "c")
 SEEDS = (1, 2, 3)
 NUM_TEST = 500
 QUICK_NUM_TEST = 32
 QUICK_STEPS = 7
 PRETRAINED, RANDOM = "pre-trained", "random weights"
-STARTS = (PRETRAINED, RANDOM)
+OWN, OWN_RANDOM = "own pre-training", "random weights of its architecture"
 
-STEPS_BY_LABELS = {64: 64, 256: 96, 1024: 384}
-"""Of both starts: 16, 6 and 6 epochs."""
+
+@dataclass(frozen=True)
+class Learning:
+    """How a start learns to tell spam."""
+
+    rate: float
+    steps: Mapping[int, int]
+    """By the number of labels."""
+
+
 FEW, MANY = 256, 1024
-LEARNING_RATES = {PRETRAINED: 1.0e-4, RANDOM: 1.0e-4}
+STARTS = {
+    PRETRAINED: Learning(1.0e-4, {64: 64, FEW: 192, MANY: 192}),
+    RANDOM: Learning(1.0e-4, {64: 64, FEW: 192, MANY: 384}),
+}
 """Of (a)."""
-GRID = (3.0e-5, 1.0e-4, 3.0e-4, 1.0e-3)
+OWN_STARTS = dict.fromkeys((OWN, OWN_RANDOM), Learning(3.0e-4, {MANY: 384}))
+"""Of (c); not tuned."""
+GRID = (3.0e-5, 1.0e-4, 3.0e-4)
+TUNED_STEPS = {FEW: (96, 192), MANY: (192, 384)}
 TUNING_SEED = 11
 
 TAGGING_STEPS = 70
@@ -67,6 +84,8 @@ class Setting:
     """Of what is fetched."""
     quick: bool
     """Whether a minute has to do."""
+    own: Path | None = None
+    """Folder of the model of (c)."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -88,6 +107,12 @@ class Setting:
         """Of (a)."""
         return divide(read_emails(fetch_spam_assassin(self.cache) / EMAILS), self.num_test)
 
+    @property
+    def emails_to_tune_by(self) -> Parts[Email]:
+        """Of `--tune`: what (a) may train on, divided again."""
+        pool = self.emails.pool
+        return Parts(test=pool[: self.num_test], pool=pool[self.num_test :])
+
     @cached_property
     def sentences(self) -> Parts[Sentence]:
         """Of (b)."""
@@ -96,28 +121,31 @@ class Setting:
 
     def model(self, start: str, seed: int) -> Path:
         """Model folder of a start; random weights are other ones for each seed."""
-        if start == PRETRAINED:
-            return self.pretrained
-        folder = self.folder / f"random-weights-{seed}"
-        return folder if folder.is_dir() else random_weights(self.pretrained, folder, seed)
+        source = self.pretrained if start in STARTS else self.own
+        assert source is not None, "(c) does not run without a model"
+        if start in {PRETRAINED, OWN}:
+            return source.resolve()
+        folder = self.folder / f"{start.replace(' ', '-')}-{seed}"
+        return folder if folder.is_dir() else random_weights(source, folder, seed)
 
     def spam(self, start: str, num_labels: int, seed: int, emails: Parts[Email]) -> Task:
         """To tell spam after so many labels."""
+        learning = {**STARTS, **OWN_STARTS}[start]
         return Task(
             subject=SPAM,
             model=self.model(start, seed),
             train=draw(emails.pool, num_labels, seed),
             test=emails.test,
-            num_steps=QUICK_STEPS if self.quick else STEPS_BY_LABELS[num_labels],
-            learning_rate=LEARNING_RATES[start],
+            num_steps=QUICK_STEPS if self.quick else learning.steps[num_labels],
+            learning_rate=learning.rate,
             seed=seed,
         )
 
-    def tagging(self, seed: int) -> Task:
-        """To tell parts of speech, from the pre-trained model."""
+    def tagging(self, seed: int, start: str = PRETRAINED) -> Task:
+        """To tell parts of speech."""
         return Task(
             subject=PARTS_OF_SPEECH,
-            model=self.pretrained,
+            model=self.model(start, seed),
             train=draw(self.sentences.pool, TAGGING_SENTENCES, seed),
             test=self.sentences.test,
             num_steps=QUICK_STEPS if self.quick else TAGGING_STEPS,
@@ -132,7 +160,7 @@ class Setting:
 
 def label_efficiency(report: Report, setting: Setting) -> None:
     """Part (a)."""
-    sizes = [min(STEPS_BY_LABELS)] if setting.quick else list(STEPS_BY_LABELS)
+    sizes = list(STARTS[RANDOM].steps)[: 1 if setting.quick else None]
     scores: dict[tuple[str, int], list[float]] = {}
     for num_labels in sizes:
         for start in STARTS:
@@ -202,33 +230,53 @@ def difference(setting: Setting, ours: Sequence[float], theirs: Sequence[float])
     )
 
 
+def own_pretraining(report: Report, setting: Setting) -> None:
+    """Part (c)."""
+    if setting.own is None:
+        report.say("(c) is left out without --own")
+        return
+    for start in OWN_STARTS:
+        arms = {
+            f"(c) macro F1, {start}, {MANY} labels": [
+                setting.spam(start, MANY, seed, setting.emails) for seed in setting.seeds
+            ],
+            f"(c) accuracy, {start}": [setting.tagging(seed, start) for seed in setting.seeds],
+        }
+        for name, tasks in arms.items():
+            scores = [trainyard_outcome(task, setting.folder, f"own-{task.seed}").score for task in tasks]
+            report.add(median_of(name, scores))
+
+
 def tune(report: Report, setting: Setting) -> None:
-    """Every learning rate of the grid, on e-mails that the parts do not judge by; then twice the steps."""
-    pool = setting.emails.pool
-    apart = Parts(test=pool[: setting.num_test], pool=pool[setting.num_test :])
-    for start, num_labels in ((RANDOM, MANY), (PRETRAINED, FEW)):
-        task = setting.spam(start, num_labels, TUNING_SEED, apart)
-        for learning_rate in GRID:
-            try_out(report, setting, start, replace(task, learning_rate=learning_rate))
-        try_out(report, setting, start, replace(task, num_steps=2 * task.num_steps))
+    """Each start with both numbers of labels: every learning rate, then the other number of steps."""
+    emails = setting.emails_to_tune_by
+    for start in STARTS:
+        for num_labels, (fewer, more) in TUNED_STEPS.items():
+            task = replace(setting.spam(start, num_labels, TUNING_SEED, emails), num_steps=fewer)
+            tasks = [replace(task, learning_rate=rate) for rate in GRID]
+            scores = [try_out(report, setting, start, each) for each in tasks]
+            best = tasks[scores.index(max(scores))]
+            try_out(report, setting, start, replace(best, num_steps=more))
 
 
-def try_out(report: Report, setting: Setting, start: str, task: Task) -> None:
-    """Train and report."""
+def try_out(report: Report, setting: Setting, start: str, task: Task) -> float:
+    """Train and report; macro F1."""
     score = trainyard_outcome(task, setting.folder, "tuning").score
     what = f"{len(task.train)} labels, {task.num_steps} steps, learning rate {task.learning_rate:g}"
     report.add(Figure(f"macro F1, {start}, {what}", score))
+    return score
 
 
 def main() -> int:
     """Measure and print."""
     parser = options(__doc__, PARTS)
     parser.add_argument("--tune", action="store_true", help="try learning rates and steps instead")
+    parser.add_argument("--own", type=Path, metavar="MODEL", help="folder of the model of (c)")
     arguments = parser.parse_args()
-    parts = {"a": label_efficiency, "b": against_hugging_face}
+    parts = {"a": label_efficiency, "b": against_hugging_face, "c": own_pretraining}
     report = Report("Transfer")
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), cache_root(os.environ), quick=arguments.quick)
+        setting = Setting(Path(folder), cache_root(os.environ), quick=arguments.quick, own=arguments.own)
         if setting.quick:
             report.say("a quick run holds no targets")
         if arguments.tune:

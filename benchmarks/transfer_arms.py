@@ -46,6 +46,7 @@ class Subject:
     global_batch_size: int
     micro_batch_size: int
     sequence_length: int
+    precision: str = "FP32"
 
 
 SPAM = Subject(
@@ -55,6 +56,7 @@ SPAM = Subject(
     global_batch_size=16,
     micro_batch_size=16,
     sequence_length=48,
+    precision="BF16",
 )
 PARTS_OF_SPEECH = Subject(
     fine_tuning={"task": "TokenClassification"},
@@ -114,9 +116,10 @@ class Task:
                     "optimizer": {"name": "AdamW", "learningRate": self.learning_rate, **ADAM},
                     "schedule": {"name": "Linear", "warmupSteps": self.num_schedule_warm_up_steps},
                     "gradientClipping": 1.0,
-                    "precision": "FP32",
+                    "precision": subject.precision,
                     "seed": self.seed,
                 },
+                "deepspeed": {"zeroStage": 0},
                 "checkpoint": {"everySteps": 1_000_000},
             },
         }

@@ -56,6 +56,15 @@ def test_a_smaller_draw_is_the_beginning_of_a_larger_one_and_seeds_differ():
     assert draw(EMAILS, 10, seed=1) != draw(EMAILS, 10, seed=2)
 
 
+def test_settings_are_chosen_by_emails_that_are_neither_trained_on_nor_in_the_test_set():
+    setting = Setting(Path("runs"), Path("cache"), quick=True)
+    vars(setting)["emails"] = divide(EMAILS, 30)
+    apart = setting.emails_to_tune_by
+    assert apart.test
+    assert apart.pool
+    assert not set(apart.test) & {*apart.pool, *setting.emails.test}
+
+
 def test_more_labels_than_emails_are_refused():
     with pytest.raises(ValueError, match="101 examples are wanted, and the pool has 100"):
         draw(EMAILS, 101, seed=1)
