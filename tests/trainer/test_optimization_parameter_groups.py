@@ -108,6 +108,22 @@ def test_every_optimizer_takes_the_groups_and_leaves_a_rate_of_0_in_place(name: 
     assert changed == {"low.bias", "head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_follows_its_formula_with_momentum_and_nesterov(nesterov: bool) -> None:
+    """Sutskever et al. 2013: Nesterov's step looks ahead along the velocity."""
+    weight = torch.nn.Parameter(torch.tensor([[1.0]]))
+    settings = Optimizer(name="SGD", learning_rate=0.1, momentum=0.5, nesterov=nesterov, weight_decay=0.2)
+    built = build_optimizer([("weight", weight)], settings)
+    value, velocity = 1.0, 0.0
+    for slope in (2.0, -1.0, 3.0):
+        weight.grad = torch.tensor([[slope]])
+        built.step()
+        gradient = slope + 0.2 * value
+        velocity = 0.5 * velocity + gradient
+        value -= 0.1 * (gradient + 0.5 * velocity if nesterov else velocity)
+        assert weight.item() == pytest.approx(value)
+
+
 @pytest.mark.parametrize(
     ("patterns", "field", "problem"),
     [
