@@ -75,6 +75,9 @@ class Stage(StrEnum):
 GANG_STAGES = frozenset({Stage.CACHE, Stage.TRAIN})
 """The stages whose processes are ranks of one gang, and compute on accelerators where there are any."""
 
+FIRST_SHARD = "shard 1 of "
+"""How the progress of the first shard begins, which alone tells the operator how far it is."""
+
 
 class Label(StrEnum):
     """Labels of every object that the operator makes."""

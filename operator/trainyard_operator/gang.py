@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trainyard_api.names import GANG_STAGES, ConditionType, Reason, Stage
+from trainyard_api.names import FIRST_SHARD, GANG_STAGES, ConditionType, Reason, Stage
 from trainyard_api.policy.conditions import find_condition
 from trainyard_api.status import Attempt, Progress
 from trainyard_api.timestamps import parse_timestamp
@@ -139,10 +139,15 @@ def _tell_admission(draft: StatusDraft, gang: Gang, queue: str) -> None:
 
 
 def _tell_shards(draft: StatusDraft, stage: Stage, job: ObservedJob) -> None:
-    """How many shards are done; their pods report nothing themselves, since none of them knows the whole."""
+    """How many shards are done, and until one is, how far the first one is, whose pod alone reports."""
     told, detail = draft.status.progress, f"{job.succeeded} of {job.size} shards"
-    if told is None or (told.stage, told.detail) != (stage, detail):
-        percent = round(100.0 * job.succeeded / max(1, job.size), 1)
+    percent = round(100.0 * job.succeeded / max(1, job.size), 1)
+    own = "" if told is None or told.stage != stage else told.detail.rpartition("; ")[2]
+    if told is not None and own.startswith(FIRST_SHARD):
+        words = detail if job.succeeded else f"{detail}; {own}"
+        changes = {"detail": words, "percent": percent, "eta_seconds": None}
+        draft.update(progress=told.model_copy(update=changes))
+    elif told is None or (told.stage, told.detail) != (stage, detail):
         progress = Progress(stage=stage, detail=detail, percent=percent, updated_at=draft.timestamp)
         draft.update(progress=progress)
 

@@ -69,6 +69,28 @@ def test_how_many_shards_are_done_is_told_as_they_end():
     ]
 
 
+def test_the_first_shard_tells_how_far_it_is_until_one_is_done_and_costs_no_write_without_news():
+    own = "shard 1 of 3, reading: 12.5 MB of 40.0 MB"
+
+    async def scenario(world):
+        key = world.create(sharded_document(3))
+        await world.after(10)
+        world.report(key, 0, 0, detail=own, stage="Read")
+        await world.after(12)
+        progress = world.status().progress
+        assert (progress.detail, progress.percent) == (f"0 of 3 shards; {own}", 0.0)
+        before = world.cluster.writes()
+        world.operator.queue.add(key)
+        await world.after(15)
+        assert world.cluster.writes() == before
+        await world.after(20)
+        progress = world.status().progress
+        assert (progress.detail, progress.percent) == ("1 of 3 shards", 33.3)
+
+    slow = {(0, 0): Life(run_seconds=90), (1, 0): Life(run_seconds=40), (2, 0): Life(run_seconds=90)}
+    play(scenario, life_of=lives(slow))
+
+
 def test_a_job_works_as_soon_as_one_of_its_pods_does_since_none_waits_for_another():
     async def scenario(world):
         document = sharded_document(3)

@@ -18,7 +18,7 @@ from trainyard_api.errors import (
     TrainyardError,
     TransientError,
 )
-from trainyard_api.names import ExitCode, Reason, Stage
+from trainyard_api.names import FIRST_SHARD, ExitCode, PodEnvironment, Reason, Stage
 from trainyard_api.progress import ExitRecord
 from trainyard_api.status import ModelStatus, Progress, TrainingRunStatus
 from trainyard_trainer import exit_records
@@ -32,7 +32,14 @@ from trainyard_trainer.exit_records import (
 from trainyard_trainer.progress import read_progress
 from trainyard_trainer.rank import translate
 from trainyard_trainer.run_summary import summary_lines
-from trainyard_trainer.single_stages import PrepareReporter, StepPrinter, amount, recorded, shard_of
+from trainyard_trainer.single_stages import (
+    PrepareReporter,
+    StepPrinter,
+    amount,
+    recorded,
+    shard_of,
+    shard_report,
+)
 
 TIME = "2026-11-25T01:13:17Z"
 
@@ -155,6 +162,17 @@ def test_a_shard_in_a_pod_tells_in_its_log_what_it_does_and_now_and_then_how_far
         "extract texts: 25.0 MB of 50.0 MB\n",
         "extract more: 0.0 MB\n",
     ]
+
+
+def test_of_the_shards_in_pods_the_first_one_alone_reports_in_words_that_the_operator_knows(tmp_path, capsys):
+    plan = sharded_plan(tmp_path, 4)
+    for shard in (1, 0):
+        shard_report(plan, shard, {PodEnvironment.POD_NAME: "pod"})("extract texts", 0, 50_000_000, "bytes")
+        reported = read_progress(Path(plan.paths.run_folder))
+        assert (reported is not None) == (shard == 0)
+    assert reported.progress.stage == Stage.READ
+    assert reported.progress.detail.startswith(f"{FIRST_SHARD}4, extract texts: 0.0 MB of 50.0 MB")
+    assert capsys.readouterr().out.splitlines() == ["extract texts: 0.0 MB of 50.0 MB"] * 2
 
 
 def test_a_shard_leaves_a_record_of_its_own(tmp_path):

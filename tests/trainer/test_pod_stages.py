@@ -144,7 +144,7 @@ def test_a_shard_that_fails_explains_itself_in_a_pod(endpoint, plan_file, tmp_pa
     assert code == left.exit_code == ExitCode.INVALID_DATA
     assert "spec.data.sources[0].uri" in left.message
     assert left.message in log
-    assert endpoint.outcomes == []
+    assert set(endpoint.outcomes) <= {("trainyard", "accepted")}
 
 
 @pytest.mark.slow

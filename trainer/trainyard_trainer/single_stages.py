@@ -125,11 +125,12 @@ def run_read(plan_file: Path, environment: Mapping[str, str]) -> int:
         read_shard(
             plan,
             shard,
-            report=_shard_report(plan, shard, environment),
+            report=shard_report(plan, shard, environment),
             cores=plan.shard_processes or len(os.sched_getaffinity(0)),
             should_stop=lambda: stop.requested,
         )
     sys.stdout.write(f"shard {shard} of {plan.spec.data.preparation.shards} is read\n")
+    finish_publishing(LAST_REPORT_SECONDS)
     return ExitCode.SUCCEEDED
 
 
@@ -149,19 +150,31 @@ def shard_of(plan: RunPlan, environment: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _shard_report(plan: RunPlan, shard: int, environment: Mapping[str, str]) -> PrepareReport:
+def shard_report(plan: RunPlan, shard: int, environment: Mapping[str, str]) -> PrepareReport:
     """Where a shard tells how far it is.
 
-    In a pod that is its log: the operator counts the shards that are done, and pods have no file to share.
+    In a pod that is its log. The first one also tells the operator, which knows of the others only when they
+    are done: reports of all would replace each other.
     """
-    if is_in_pod(environment):
-        return StepPrinter(sys.stdout.write)
-    return PrepareReporter(
-        Path(plan.paths.run_folder),
+    printer = StepPrinter(sys.stdout.write)
+    if is_in_pod(environment) and shard > 0:
+        return printer
+    run_folder = Path(plan.paths.run_folder)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    reporter = PrepareReporter(
+        run_folder,
         plan.attempt,
         stage=Stage.READ,
         prefix=f"shard {shard + 1} of {plan.spec.data.preparation.shards}, ",
     )
+    if not is_in_pod(environment):
+        return reporter
+
+    def tell(step: str, done: int, total: int | None, unit: str) -> None:
+        printer(step, done, total, unit)
+        reporter(step, done, total, unit)
+
+    return tell
 
 
 class StepPrinter:
