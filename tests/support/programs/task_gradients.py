@@ -5,89 +5,99 @@ usage: task_gradients.py OUTPUT.safetensors PLAN.json [PLAN.json ...]; tensors a
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from tests.support.task_examples import CLASS_WEIGHTS, LABELS, TOKEN_IDS, tiny_classifier
 from trainyard_api.plan import RunPlan
+from trainyard_trainer.checkpoint import TrainState
+from trainyard_trainer.data.labelled.dataset import LabelledSample
 from trainyard_trainer.distributed import Ranks, join_gang, leave_gang
 from trainyard_trainer.engine import build_engine
+from trainyard_trainer.methods.loss_terms import DATA_TERM, term_factors, term_means
 from trainyard_trainer.models.task_model import TaskLoss, TaskModel
+from trainyard_trainer.recorder import Recorder
+from trainyard_trainer.signals import StopRequest
+from trainyard_trainer.startup import Startup
+from trainyard_trainer.task_batches import Collator, TaskBatch
+from trainyard_trainer.train import Trainer, agree_on_step
 
 
-@dataclass(frozen=True)
-class MadeUpBatch:
-    """Some of the examples."""
+class MadeUpSupply:
+    """Gives a rank its share of the examples, as a run's supply does."""
 
-    rows: slice
+    def __init__(self, plan: RunPlan, rank: int) -> None:
+        self._batch = plan.batch
+        self._rank = rank
+        self._collator = Collator("Class", 0, CLASS_WEIGHTS.numpy())
 
-    @property
-    def labels(self) -> torch.Tensor:
-        """The classes."""
-        return LABELS[self.rows]
+    def step_batches(self, step: int) -> list[TaskBatch]:
+        """The only step's micro-batches."""
+        assert step == 0, "there is no other step"
+        micro = self._batch.micro_batch_size
+        starts = [
+            (number * self._batch.world_size + self._rank) * micro
+            for number in range(self._batch.accumulation_steps)
+        ]
+        return [
+            self._collator.collate([sample(row) for row in range(start, start + micro)], range(micro), start)
+            for start in starts
+        ]
 
-    @property
-    def loss_weight(self) -> float:
-        """Sum of the weights of its classes."""
-        return float(CLASS_WEIGHTS[self.labels].sum())
-
-    @property
-    def num_labels(self) -> int:
-        """Examples."""
-        return len(self.labels)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens."""
-        return int((TOKEN_IDS[self.rows] != 0).sum())
-
-    @property
-    def num_positions(self) -> int:
-        """Positions."""
-        return TOKEN_IDS[self.rows].numel()
-
-    @property
-    def num_compared(self) -> int:
-        """Places that are compared with a teacher."""
-        return 0
-
-    @property
-    def first_row(self) -> int:
-        """First example."""
-        return int(self.rows.start)
-
-    def model_arguments(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """The tensors of a task's batch."""
-        tokens = TOKEN_IDS[self.rows]
-        tensors = (tokens, (tokens != 0).long(), torch.zeros_like(tokens), self.labels, self.labels)
-        return tuple(tensor.to(device) for tensor in tensors)
+    def evaluation_batches(self, maximum_rows: int | None) -> Iterator[TaskBatch]:
+        """None: nothing is held out."""
+        del maximum_rows
+        return iter(())
 
 
-def gradients(plan: RunPlan, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Whole gradients of one optimizer step, averaged over the ranks by DeepSpeed, and its loss."""
+def sample(row: int) -> LabelledSample:
+    """One of the examples, without its padding."""
+    tokens = TOKEN_IDS[row][TOKEN_IDS[row] != 0].int().numpy()
+    return LabelledSample(tokens, np.zeros(len(tokens), dtype=np.uint8), int(LABELS[row]))
+
+
+def build_trainer(plan: RunPlan, ranks: Ranks) -> Trainer:
+    """A trainer as a run has it, of a model and examples that no file holds."""
     model = TaskModel(tiny_classifier(), TaskLoss("SingleLabel"), CLASS_WEIGHTS)
-    engine = build_engine(plan, model, ranks)
+    return Trainer(
+        plan=plan,
+        ranks=ranks,
+        engine=build_engine(plan, model, ranks),
+        terms=(DATA_TERM,),
+        source=MadeUpSupply(plan, ranks.rank),
+        recorder=Recorder(None, 0, lambda: 0.0),
+        stop=StopRequest(),
+        startup=Startup(lambda: 0.0, 0.0),
+        state=TrainState(),
+        data_hash="",
+        planned_steps=1,
+        evaluator=None,
+        clock=lambda: 0.0,
+    )
+
+
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Whole gradients of one optimizer step, averaged over the ranks by DeepSpeed, and its loss."""
+    engine = trainer.engine
     engine.eval()
-    micro = plan.batch.micro_batch_size
-    starts = [
-        (number * ranks.world_size + ranks.rank) * micro for number in range(plan.batch.accumulation_steps)
-    ]
-    batches = [MadeUpBatch(slice(start, start + micro)) for start in starts]
-    weight = ranks.sums([sum(batch.loss_weight for batch in batches)])[0]
+    micro_batches = trainer.source.step_batches(0)
+    factors = term_factors(trainer.terms, agree_on_step(trainer, micro_batches))
     loss_sum = 0.0
-    for index, batch in enumerate(batches):
-        loss = engine.forward(batch)
+    for index, batch in enumerate(micro_batches):
+        loss = engine.forward(batch).reshape(-1)
         loss_sum += float(loss.detach())
-        engine.backward(loss.reshape(1), torch.tensor([1.0 / weight]))
-        if index < len(batches) - 1:
+        engine.backward(loss, torch.tensor(factors))
+        if index < len(micro_batches) - 1:
             engine.mark_micro_step()
+    [mean] = term_means(trainer.terms, factors, trainer.ranks.sums([loss_sum])).values()
     found = {
         name: parameter.grad.clone() for name, parameter in engine.deepspeed_engine.module.named_parameters()
     }
-    return {**found, "loss": torch.tensor(ranks.sums([loss_sum])[0] / weight)}
+    return {**found, "loss": torch.tensor(mean)}
 
 
 def main() -> None:
@@ -97,7 +107,8 @@ def main() -> None:
     for number, path in enumerate(plans):
         plan = RunPlan.model_validate_json(path.read_text())
         ranks = join_gang(plan)
-        tensors |= {f"{number}/{name}": value for name, value in gradients(plan, ranks).items()}
+        found = gradients(build_trainer(plan, ranks))
+        tensors |= {f"{number}/{name}": value for name, value in found.items()}
     if ranks.is_first:
         save_file(tensors, output)
     leave_gang()
