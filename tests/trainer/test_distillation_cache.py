@@ -10,6 +10,8 @@ from trainyard_api.spec_objectives import Masking
 from trainyard_trainer.distillation.cache_entries import cached_forward_kl, kept_predictions, read_predictions
 from trainyard_trainer.distillation.cache_files import PredictionCache, write_shard
 from trainyard_trainer.distillation.cache_layout import CacheInputs, cache_key, cache_layout
+from trainyard_trainer.distillation.cached_losses import cached_sums
+from trainyard_trainer.distillation.sampled_sums import UNLABELLED
 from trainyard_trainer.methods.distillation_losses import forward_kl
 
 CPU = torch.device("cpu")
@@ -129,6 +131,32 @@ def test_a_teacher_that_is_certain_leaves_nothing_to_the_rest(tail):
     expected = -4.0 * (states.detach() / 2.0).log_softmax(-1)[:, 7].sum().item()
     assert term.total.item() == pytest.approx(expected, rel=1e-3)
     assert states.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("cache", [{"topEntries": 4, "tailSamples": 6}, {"topEntries": 4, "tail": "Bucket"}])
+def test_both_sums_and_their_gradient_equal_those_of_each_alone_in_any_number_of_chunks(cache):
+    """In padded logits, with a token that is drawn twice and places without a label."""
+    layout = layout_of(**cache)
+    kept = read_predictions(kept_predictions(logits(9, seed=2), layout, seeded(0)), CPU)
+    kept.tail_ids[:, :1] = kept.tail_ids[:, 1:2]
+    labels = torch.tensor([1, UNLABELLED, 3, 4, UNLABELLED, 49, 0, 7, 8])
+    student = logits(9, columns=64, seed=1)
+    alone = student.clone().requires_grad_()
+    expected = torch.stack(
+        [
+            torch.nn.functional.cross_entropy(alone, labels, ignore_index=UNLABELLED, reduction="sum"),
+            cached_forward_kl(alone, kept, layout).total,
+        ]
+    )
+    (expected * torch.tensor([2.0, 3.0])).sum().backward()
+    for size in (9, 4):
+        together = student.clone().requires_grad_()
+        sums = cached_sums(together, labels, kept, layout, lambda states: states, chunk_positions=size)
+        (sums * torch.tensor([2.0, 3.0])).sum().backward()
+        torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(together.grad, alone.grad, rtol=1e-4, atol=1e-5)
+    without_labels = cached_sums(student, None, kept, layout, lambda states: states)
+    torch.testing.assert_close(without_labels, expected[1:].detach(), rtol=1e-5, atol=1e-4)
 
 
 def test_padded_columns_of_both_models_do_not_matter():

@@ -6,11 +6,9 @@ from torch.utils.checkpoint import checkpoint
 
 from trainyard_trainer.distillation.cache_entries import CachedPredictions, cached_forward_kl
 from trainyard_trainer.distillation.cache_layout import CacheLayout
+from trainyard_trainer.distillation.sampled_sums import UNLABELLED, sampled_sums
 from trainyard_trainer.methods.distillation_losses import Head
 from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS
-
-UNLABELLED = -100
-"""Stands for the label of a place at which the data has nothing to predict."""
 
 
 def cached_sums(  # noqa: PLR0913 - states, what they are compared with, and how
@@ -39,6 +37,8 @@ def cached_sums(  # noqa: PLR0913 - states, what they are compared with, and how
     def chunk_sums(states: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
         logits = head(states).float()
         of_teacher, targets = CachedPredictions(*columns[:num_kept]), columns[num_kept:]
+        if targets and layout.tail_samples:
+            return sampled_sums(logits, targets[0], of_teacher, layout)
         divergence = cached_forward_kl(logits, of_teacher, layout).total
         of_labels = [
             F.cross_entropy(logits, each, ignore_index=UNLABELLED, reduction="sum") for each in targets
