@@ -51,6 +51,16 @@ def test_nothing_is_wrong_with_sound_distillation_but_that_parts_of_it_are_not_b
     assert {problem for _, problem in problems_of(distillation, **rest)} <= {"not supported yet"}
 
 
+@pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification", "InstructionTuning"])
+def test_a_student_of_a_task_may_have_a_teacher(task):
+    document = run_document(distillation=TEACHER, model=HALF, fineTuning={"task": task})
+    del document["spec"]["pretraining"]
+    del document["spec"]["tokenizer"]
+    source = {"name": "texts", "uri": "file:///data/texts.jsonl", "format": "JsonLines"}
+    document["spec"]["data"]["sources"] = [source]
+    validate_document(document)
+
+
 def test_a_student_from_random_weights_without_a_teacher_still_needs_a_tokenizer():
     document = run_document()
     del document["spec"]["tokenizer"]

@@ -45,7 +45,8 @@ def task_plan(
         changes: see `make_plan`.
     """
     write_records(folder / "texts.jsonl", records)
-    return make_plan(folder, **start_from(base), pretraining=None, fineTuning=dict(task), **changes)
+    start = {**start_from(base), "pretraining": None, "fineTuning": dict(task)}
+    return make_plan(folder, **{**start, **changes})
 
 
 def prepare_labelled(plan: RunPlan, *, cores: int = 1) -> LabelledData:

@@ -1,6 +1,7 @@
 """Every task from records to a model that stock Transformers loads: trained for real by two ranks."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from tests.support.gang import run_gang
 from tests.support.labelled import CHAT_TEMPLATE, prepare_labelled, task_plan
 from tests.support.preparation import TEXTS
 from tests.support.runs import write_plan
+from tests.support.teachers import make_sure, store_classifier
 from trainyard_api.plan import RunPlan
+from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.checkpoint import latest_committed
 from trainyard_trainer.data.labelled.dataset import LabelledData, open_labelled
 from trainyard_trainer.export import export
@@ -82,6 +85,18 @@ TASKS: dict[str, tuple[list[dict[str, Any]], Mapping[str, Any]]] = {
     ),
 }
 
+TAUGHT: dict[str, dict[str, Any]] = {
+    "single": {"model": {"fromTeacher": {"everyNthLayer": 2}}},
+    "multi": {"distillation__losses": {"logits": {"divergence": "ReverseKL"}, "labels": {}}},
+    "number": {"distillation__losses": {"logits": {"weight": 0.5}, "labels": {}}},
+    "words": {
+        "distillation__losses": {"logits": {"positions": "Labelled"}, "hiddenStates": {}},
+        "fineTuning__adaptation": {},
+    },
+    "chat": {"fineTuning__adaptation": {}},
+}
+"""Tasks that a student learns from a teacher too, and how it differs from the run without one."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -105,14 +120,41 @@ class Trained:
         return Path(self.plan.paths.model)
 
 
+def teacher_of(kind: str, base: Path, folder: Path) -> Path:
+    """A stored model that does a task, with the shape of another."""
+    if kind == "chat":
+        shutil.copytree(base, folder)
+        return make_sure(folder, "model.embed_tokens.weight", 10.0)
+    names = {"single": ["ham", "spam"], "multi": ["a", "b"], "number": ["value"], "words": ["B-NAME", "O"]}
+    return store_classifier(base, folder, FineTuning.model_validate(TASKS[kind][1]), names[kind])
+
+
+def student_changes(kind: str, teacher: Path) -> dict[str, Any]:
+    """What makes a student of a run: a teacher, and a smaller model with random weights."""
+    preset = "llama-tiny" if kind == "chat" else "bert-tiny"
+    sizes = {} if kind == "chat" else {"hidden_size": 64}
+    small = {"preset": preset, "overrides": {"num_hidden_layers": 1, **sizes}}
+    return {
+        "model": {"architecture": small},
+        "distillation": {"teacher": {"pretrained": {"uri": teacher.as_uri()}}},
+        **TAUGHT[kind],
+    }
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     folder = tmp_path_factory.mktemp("tasks")
     encoder = store_model(folder / "encoder" / "model")
     decoder = store_model(folder / "decoder" / "model", "llama-tiny")
     plans, files = {}, []
-    for number, (name, (records, task)) in enumerate(TASKS.items()):
-        base = decoder if name == "chat" else encoder
+    for number, name in enumerate([*TASKS, *(f"taught-{each}" for each in TAUGHT)]):
+        kind = name.removeprefix("taught-")
+        records, task = TASKS[kind]
+        base = decoder if kind == "chat" else encoder
+        changes = {}
+        if kind != name:
+            base = teacher_of(kind, base, folder / "teachers" / kind)
+            changes = student_changes(kind, base)
         plan = task_plan(
             base,
             folder / name,
@@ -126,6 +168,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
             training__precision="FP32",
             workers={"processesPerNode": 2},
             deepspeed={"zeroStage": number % 4},
+            **changes,
         ).model_copy(update={"threads_per_process": 1})
         prepare_labelled(plan)
         plans[name] = (plan, base)
@@ -140,7 +183,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [*TASKS, *(f"taught-{each}" for each in TAUGHT)])
 def test_every_task_is_learnt(trained: dict[str, Trained], name: str) -> None:
     losses = trained[name].losses
     assert len(losses) == NUM_STEPS
@@ -166,6 +209,17 @@ def test_the_exported_classifier_has_the_measured_loss_and_the_names(
     record = read_training_record(run.model)
     assert record is not None
     assert sum(losses) / len(losses) == pytest.approx(record.evaluation_loss, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_taught_student_is_a_plain_smaller_model_that_predicts(trained: dict[str, Trained]) -> None:
+    """One is cut from its teacher, one has a width of its own, whose projection is no part of it."""
+    for name, names, width in (("single", ["ham", "spam"], 128), ("words", ["B-NAME", "O"], 64)):
+        run = trained[f"taught-{name}"]
+        exported = load_exported(Path(run.plan.paths.run_folder), torch.device("cpu"))
+        config = exported.model.config
+        assert (config.num_hidden_layers, config.hidden_size) == (1, width)
+        assert exported.names == names
 
 
 @pytest.mark.slow

@@ -43,11 +43,6 @@ def _unchanged(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bo
 
 UNSUPPORTED_RULES: tuple[Rule, ...] = (
     _unsupported(
-        "spec.distillation",
-        "Remove it: only students that are pretrained have a teacher in this version",
-        lambda spec: spec.distillation is None or spec.fine_tuning is None,
-    ),
-    _unsupported(
         "spec.distillation.teacherCache",
         "Remove it: only predictions of tokens are kept in this version",
         lambda spec: not spec.caches_teacher or spec.language_modeling is not None,

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -184,22 +185,9 @@ def own_tokenizer(model: BaseModel) -> ChosenTokenizer | None:
     return ChosenTokenizer(*read_existing(str(model.folder), {}, model.where), model.where)
 
 
-def check_classes(teacher: BaseModel, names: Sequence[str]) -> None:
-    """Refuse a teacher that tells other classes apart than the data, or in another order.
-
-    Raises:
-        DataError: its configuration names others.
-    """
-    config = parse_object(_read_bounded(teacher.step.folder / CONFIG, teacher.where), teacher.where, CONFIG)
-    named = config.get("id2label")
-    found = [named[key] for key in sorted(named, key=int)] if isinstance(named, dict) else []
-    if names and found != list(names):
-        raise DataError(
-            teacher.where,
-            f"the teacher's classes are {', '.join(map(str, found[:10])) or 'not told'}, and the data's "
-            f"{', '.join(names[:10])}",
-            "Use a teacher that was fine-tuned for this task, and set spec.fineTuning.labels to its classes",
-        )
+def read_config(model: BaseModel) -> dict[str, Any]:
+    """The configuration of a checked model."""
+    return parse_object(_read_bounded(model.step.folder / CONFIG, model.where), model.where, CONFIG)
 
 
 def _check_vocabulary(chosen: ChosenTokenizer, own: ChosenTokenizer, uri: str, base: BaseModel) -> None:

@@ -26,10 +26,10 @@ from trainyard_trainer.data.base_model import (
     BaseModel,
     ChosenTokenizer,
     Models,
-    check_classes,
     check_rows_of_embedding,
     choose_tokenizer,
     open_base_model,
+    read_config,
 )
 from trainyard_trainer.data.checks import check_rows, check_source, packing_warnings
 from trainyard_trainer.data.deduplicate import DUPLICATES, deduplicate
@@ -68,6 +68,7 @@ from trainyard_trainer.data.sources import (
 )
 from trainyard_trainer.data.special_tokens import Objective
 from trainyard_trainer.data.steps import FinishedStep, StepOutcome, StepStore
+from trainyard_trainer.data.teacher_task import check_teacher_task
 from trainyard_trainer.data.teacher_tokenizer import check_teacher_tokenizer, teacher_tokenizer
 from trainyard_trainer.data.text_shards import TextShard, list_shards
 from trainyard_trainer.data.tokenize_step import TokenizeTask, tokenize_shard
@@ -220,8 +221,9 @@ class _Preparation:
         chosen = steps.choose(encoded, tokenizer)
         labels = label_manifest(task, chosen)
         refuse_given_weights(task.class_balance, labels)
-        if models.teacher is not None and labels is not None:
-            check_classes(models.teacher, labels.names)
+        if (teacher := models.teacher) is not None:
+            names = () if labels is None else labels.names
+            check_teacher_task(read_config(teacher), task, names, teacher.where)
         finished = (*encoded, tokenizer_step, chosen)
         manifest = self.manifest(files, encoded, chosen, finished, tokenizer, models)
         described = {"labels": labels, "warnings": label_warnings(encoded, chosen, labels)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -19,21 +19,13 @@ from trainyard_api.spec_objectives import FineTuning
 from trainyard_trainer.data.base_config import CONFIG
 from trainyard_trainer.data.base_model import weights_folder
 from trainyard_trainer.data.files import sha256_of_file
+from trainyard_trainer.data.labelled.task import PROBLEM_TYPES
 from trainyard_trainer.data.manifest import BaseModelManifest, DataManifest
 from trainyard_trainer.data.model_place import ModelPlace, base_field, base_place
 from trainyard_trainer.models.architecture import served_objective
 from trainyard_trainer.models.build import AUTO_CLASSES, ModelKind, build_config
 from trainyard_trainer.models.student import student_config
 from trainyard_trainer.training_record import StartRecord
-
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-
-PROBLEM_TYPES: dict[str, ProblemType] = {
-    "SingleLabel": "single_label_classification",
-    "MultiLabel": "multi_label_classification",
-    "Regression": "regression",
-}
-"""What Transformers calls the problems of SequenceClassification."""
 
 POOLER = "pooler"
 """Part of BERT's body between the first token and the head of a classifier; language models have none."""

@@ -10,6 +10,15 @@ from trainyard_trainer.data.special_tokens import Objective
 LabelKind = Literal["Class", "Classes", "Number", "WordClasses", "TrainedTokens"]
 """Labels of an example: a class, any number of classes, a number, a class per word, or tokens to write."""
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    "SingleLabel": "single_label_classification",
+    "MultiLabel": "multi_label_classification",
+    "Regression": "regression",
+}
+"""What Transformers calls the problems of SequenceClassification."""
+
 _KINDS: dict[str, LabelKind] = {"SingleLabel": "Class", "MultiLabel": "Classes", "Regression": "Number"}
 
 
