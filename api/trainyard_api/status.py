@@ -80,6 +80,46 @@ class CheckpointStatus(ApiModel):
     """When it became valid."""
 
 
+class MeasuredModel(ApiModel):
+    """How large, how fast and how good a model is, on the CPU that exported the student."""
+
+    parameters: int
+    """Number of parameters, tied ones counted once."""
+    size_bytes: int
+    """Size of the files of its weights."""
+    latency_p50_seconds: float
+    """Median time of a forward pass of one row."""
+    latency_p95_seconds: float
+    """Time within which 95 of 100 such passes were done."""
+    tokens_per_second: float
+    """Tokens per second of forward passes of several rows."""
+    quality: float | None = None
+    """The metric of the comparison; not set where it is not defined."""
+
+
+class TeacherComparison(ApiModel):
+    """A student beside its teacher, measured in turn on one machine."""
+
+    student: MeasuredModel
+    """The exported model."""
+    teacher: MeasuredModel
+    """The model that it imitates."""
+    metric: str
+    """What quality is, such as MacroF1 or Loss."""
+    examples: int
+    """Held-out rows on which both were judged."""
+    row_tokens: int
+    """Tokens of the rows that were timed."""
+    repeats: int
+    """Forward passes of one row that each latency is taken from."""
+    threads: int
+    """Threads of the CPU that computed."""
+    speed_up: float
+    """The teacher's median latency by the student's."""
+    retention_percent: float | None = None
+    """The student's quality in per cent of the teacher's; for a loss, the teacher's in per cent of its."""
+
+
 class ModelStatus(ApiModel):
     """The exported model."""
 
@@ -93,6 +133,8 @@ class ModelStatus(ApiModel):
     """Loss on the held-out examples, in the unit of the training loss."""
     metrics: dict[str, float] | None = None
     """Metrics of the task on the held-out examples, by name."""
+    comparison: TeacherComparison | None = None
+    """The model beside its teacher; not set where it has none."""
 
 
 class Failure(ApiModel):

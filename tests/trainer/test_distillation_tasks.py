@@ -1,4 +1,4 @@
-"""Students of a task: what one optimizer step computes, without an engine."""
+"""Students of a task: what one optimizer step computes, without an engine, and how they are judged."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,18 +9,31 @@ import torch
 
 from tests.support.base_models import store_model
 from tests.support.labelled import prepare_labelled, task_plan
+from tests.trainer.test_export_model import write_checkpoint
 from tests.trainer.test_fine_tuning_tasks import TASKS, TAUGHT, student_changes, teacher_of
 from trainyard_api.errors import DataError
 from trainyard_api.plan import RunPlan
+from trainyard_api.status import ModelStatus
+from trainyard_trainer.comparison import Limits, compare_with_teacher
 from trainyard_trainer.distributed import Ranks
+from trainyard_trainer.evaluation.speed import Timing
+from trainyard_trainer.export import export
 from trainyard_trainer.imitation import with_teacher
 from trainyard_trainer.methods.loss_terms import term_factors, term_means
 from trainyard_trainer.models.teacher import load_teacher
 from trainyard_trainer.network import build_network
+from trainyard_trainer.training_record import read_training_record
 from trainyard_trainer.workload import open_workload
 
 CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=CPU)
+SPEED = {
+    "size_bytes": 0,
+    "latency_p50_seconds": 0.0,
+    "latency_p95_seconds": 0.0,
+    "tokens_per_second": 0.0,
+}
+"""What of a measured model depends on the machine and on where it is stored."""
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +107,51 @@ def test_a_teacher_that_numbers_the_classes_otherwise_is_refused_before_training
     plan = student_plan(folder, "single", 8, 1, fineTuning__labels=["spam", "ham"])
     with pytest.raises(DataError, match=r"classes are ham, spam, and the data's spam, ham"):
         prepare_labelled(plan)
+
+
+def exported_student(folder: Path, kind: str) -> tuple[RunPlan, int, ModelStatus]:
+    """A student with its first weights, exported; the plan, its held-out examples, and the status."""
+    plan = student_plan(folder, kind, 8, 1)
+    data = prepare_labelled(plan)
+    network = build_network(plan, data, None, teacher=load_teacher(plan, data))
+    write_checkpoint(Path(plan.paths.checkpoints), network.model, 1)
+    return plan, len(data.validation), export(plan, clock=lambda: 1.8e9)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("words", "SeqevalF1"), ("chat", "Loss")])
+def test_an_exported_student_stands_beside_its_teacher(folder: Path, kind: str, metric: str) -> None:
+    plan, num_held_out, status = exported_student(folder, kind)
+    found, record = status.comparison, read_training_record(Path(plan.paths.model))
+    assert found is not None
+    assert record is not None
+    assert record.comparison == found
+    assert found.student.parameters == status.parameters < found.teacher.parameters
+    assert found.student.size_bytes == record.files["model.safetensors"].size_bytes
+    assert found.teacher.size_bytes == (folder / "teachers" / kind / "model.safetensors").stat().st_size
+    assert (found.metric, found.examples, found.row_tokens) == (metric, num_held_out, 64)
+    assert found.teacher.quality is not None
+    assert 0 < found.student.latency_p50_seconds <= found.student.latency_p95_seconds
+
+
+def test_a_teacher_beside_itself_keeps_all_of_its_quality(folder: Path) -> None:
+    plan = student_plan(folder, "number", 8, 1)
+    teacher = load_teacher(plan, prepare_labelled(plan))
+    assert teacher is not None
+    limits = Limits(latency=Timing(0.0, most=2), throughput=Timing(0.0, most=2))
+    found = compare_with_teacher(plan, teacher, 1000, limits=limits)
+    assert found is not None
+    assert found.retention_percent == 100.0
+    assert found.student.model_copy(update=SPEED) == found.teacher.model_copy(update=SPEED)
+    assert (found.student.size_bytes, found.repeats) == (1000, 2)
+
+
+def test_a_teacher_that_is_gone_does_not_keep_its_student_from_being_exported(
+    folder: Path, tmp_path: Path
+) -> None:
+    plan, _, status = exported_student(folder, "single")
+    assert status.comparison is not None
+    gone = {"model": str(tmp_path / "model"), "teacher": (tmp_path / "gone").as_uri()}
+    paths = plan.paths.model_copy(update=gone)
+    status = export(plan.model_copy(update={"paths": paths}), clock=lambda: 1.8e9)
+    assert status.comparison is None
+    assert "It was not compared with it: `spec.distillation" in (tmp_path / "model" / "README.md").read_text()

@@ -6,13 +6,16 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from trainyard_api.errors import DataError, StorageFullError
+from trainyard_api.errors import ConfigurationError, DataError, StorageFullError
+from trainyard_api.names import File
 from trainyard_api.plan import RunPlan
 from trainyard_api.status import ModelStatus
 from trainyard_trainer.checkpoint import (
@@ -22,6 +25,7 @@ from trainyard_trainer.checkpoint import (
     latest_committed,
 )
 from trainyard_trainer.checkpoint_steps import MANIFEST
+from trainyard_trainer.comparison import compare_with_teacher
 from trainyard_trainer.evaluation.evaluator import keeps_best
 from trainyard_trainer.export_weights import TrainedAdapter, trained_weights
 from trainyard_trainer.model_card import render_model_card
@@ -60,6 +64,9 @@ TOKENIZER_FILES = (
 """Files of a tokenizer by the names that Transformers reads."""
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+Judged = Callable[[PreTrainedModel, Path, TrainingRecord], TrainingRecord]
+"""From a loaded model, the folder that it was loaded from and its record to a record that tells more."""
+
 MODEL_CARD = "README.md"
 WEIGHTS = "model.safetensors"
 
@@ -116,7 +123,7 @@ def export(plan: RunPlan, *, clock: Callable[[], float] = time.time) -> ModelSta
     model = ModelToExport(
         config, model_kind(plan.spec), weights.model, data.tokenizer_folder, weights.adapter
     )
-    return _status(folder, write_model_folder(folder, model, record))
+    return _status(folder, write_model_folder(folder, model, record, partial(_compared, plan)))
 
 
 def _sound_checkpoint(folder: Path, *, best: bool) -> CommittedCheckpoint:
@@ -181,6 +188,30 @@ def _record(  # noqa: PLR0913 - the record brings everything about a model toget
     )
 
 
+def _compared(
+    plan: RunPlan, exported: PreTrainedModel, folder: Path, record: TrainingRecord
+) -> TrainingRecord:
+    """The record with the model beside its teacher, where it has one.
+
+    A teacher that is gone by now, or too large for the machine that exports, does not keep a trained model
+    from being exported; the record says so.
+    """
+    adapter = plan.spec.fine_tuning.adaptation.adapter if plan.spec.fine_tuning is not None else None
+    if plan.spec.distillation is None:
+        return record
+    size_bytes = _weights_bytes(folder)
+    if adapter is not None and not adapter.merge:
+        from trainyard_trainer.models.adapters import load_adapter  # noqa: PLC0415 - slow to import
+
+        load_adapter(folder / File.ADAPTER, exported, adapter)
+        size_bytes += _weights_bytes(folder / File.ADAPTER)
+    try:
+        comparison = compare_with_teacher(plan, exported, size_bytes)
+    except (ConfigurationError, DataError) as error:
+        return record.model_copy(update={"comparison_problem": str(error)})
+    return record.model_copy(update={"comparison": comparison})
+
+
 def _base(run_folder: Path, data: ModelData) -> RecordedBase | None:
     """Where the first weights came from; the run folder tells which of them the stored model lacked."""
     base = data.manifest.base_model
@@ -205,6 +236,7 @@ def _status(folder: Path, record: TrainingRecord) -> ModelStatus:
         parameters=record.parameters,
         evaluation_loss=record.evaluation_loss,
         metrics=record.evaluation.metrics if record.evaluation else None,
+        comparison=record.comparison,
     )
 
 
@@ -215,8 +247,16 @@ def special_token_ids(tokenizer_folder: Path) -> dict[str, int]:
     return {name: token_id for name, token_id in ids.items() if token_id is not None}
 
 
-def write_model_folder(folder: Path, model: ModelToExport, record: TrainingRecord) -> TrainingRecord:
+def write_model_folder(
+    folder: Path, model: ModelToExport, record: TrainingRecord, judged: Judged | None = None
+) -> TrainingRecord:
     """Write the folder under a temporary name, load it with stock Transformers, compare, and rename it.
+
+    Args:
+        folder: where the model goes.
+        model: the model.
+        record: how it came about.
+        judged: adds to the record what the loaded model shows.
 
     Returns:
         The record as it was written, with the hashes of the files.
@@ -229,8 +269,12 @@ def write_model_folder(folder: Path, model: ModelToExport, record: TrainingRecor
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write_files(temporary, model, record)
-        verify_model_folder(temporary, model)
+        _write_files(temporary, model)
+        loaded = verify_model_folder(temporary, model)
+        if judged is not None:
+            record = judged(loaded, temporary, record)
+        card = render_model_card(record, weights_bytes=_weights_bytes(temporary))
+        write_text_atomically(temporary / MODEL_CARD, card)
         files = (path for path in temporary.rglob("*") if path.is_file())
         names = sorted(path.relative_to(temporary).as_posix() for path in files)
         complete = record.model_copy(
@@ -249,7 +293,12 @@ def write_model_folder(folder: Path, model: ModelToExport, record: TrainingRecor
     return complete
 
 
-def _write_files(folder: Path, model: ModelToExport, record: TrainingRecord) -> None:
+def _weights_bytes(folder: Path) -> int:
+    """Size of the files of weights in a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _write_files(folder: Path, model: ModelToExport) -> None:
     network = _network(model)
     network.save_pretrained(folder)
     for name in TOKENIZER_FILES:
@@ -257,8 +306,6 @@ def _write_files(folder: Path, model: ModelToExport, record: TrainingRecord) -> 
             shutil.copyfile(model.tokenizer_folder / name, folder / name)
     if model.adapter is not None:
         model.adapter.save(folder)
-    weights_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    write_text_atomically(folder / MODEL_CARD, render_model_card(record, weights_bytes=weights_bytes))
 
 
 def _network(model: ModelToExport) -> PreTrainedModel:
@@ -289,8 +336,11 @@ def _network(model: ModelToExport) -> PreTrainedModel:
     return network
 
 
-def verify_model_folder(folder: Path, model: ModelToExport) -> None:
+def verify_model_folder(folder: Path, model: ModelToExport) -> PreTrainedModel:
     """Load the folder as a user would and compare every weight bit by bit.
+
+    Returns:
+        What was loaded.
 
     Raises:
         DataError: keys are missing or unexpected, a weight differs, ties are lost, or the tokenizer does not
@@ -318,6 +368,7 @@ def verify_model_folder(folder: Path, model: ModelToExport) -> None:
             f"the tokenizer has {len(tokenizer)} entries and the model {model.config.vocab_size}",
             "Export with the tokenizer that the run was trained with",
         )
+    return cast("PreTrainedModel", loaded)
 
 
 def _replace_folder(temporary: Path, folder: Path) -> None:

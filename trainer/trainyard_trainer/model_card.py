@@ -6,7 +6,9 @@ from typing import Any
 import jinja2
 import yaml
 
+from trainyard_api.spec_model import Model
 from trainyard_api.spec_objectives import FineTuning
+from trainyard_trainer.report_comparison import COMPARISON_COLUMNS, comparison_note, comparison_rows
 from trainyard_trainer.report_evaluation import (
     METRIC_WORDS,
     class_rows,
@@ -14,6 +16,7 @@ from trainyard_trainer.report_evaluation import (
     metric_rows,
     task_rows,
 )
+from trainyard_trainer.report_tables import starting_model
 from trainyard_trainer.training_record import TrainingRecord
 
 PIPELINE_TAGS = {
@@ -55,10 +58,27 @@ def render_model_card(record: TrainingRecord, *, weights_bytes: int) -> str:
         "training": record.spec.training,
         "data": record.spec.data,
         "weights_megabytes": weights_bytes / 1e6,
+        "comparison": comparison_text(record),
     }
     if fine_tuning is not None and fine_tuning.task != "ContinuedPretraining":
         return _render("task_card.md.j2", **common, **task_facts(record, fine_tuning))
     return _render("model_card.md.j2", **common, **language_model_facts(record))
+
+
+def comparison_text(record: TrainingRecord) -> str:
+    """The model beside its teacher, as Markdown; empty where it has none."""
+    distillation = record.spec.distillation
+    if distillation is None:
+        return ""
+    teacher = code_span(starting_model(Model(**distillation.teacher.model_dump())))
+    parts = [f"It was trained to imitate {teacher}."]
+    if record.comparison is not None:
+        rows = [COMPARISON_COLUMNS, ["---"] * len(COMPARISON_COLUMNS), *comparison_rows(record.comparison)]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        parts.append(comparison_note(record.comparison))
+    if record.comparison_problem:
+        parts.append(f"It was not compared with it: {code_span(record.comparison_problem)}")
+    return "\n\n".join(parts)
 
 
 def language_model_facts(record: TrainingRecord) -> dict[str, Any]:
@@ -66,7 +86,9 @@ def language_model_facts(record: TrainingRecord) -> dict[str, Any]:
     objective = record.objective
     tags = ["trainyard", "pretraining", "masked-lm" if objective == "MaskedLM" else "causal-lm"]
     started = record.spec.pretraining or record.spec.fine_tuning
+    start = "from layers of its teacher" if record.spec.model.from_teacher else "from random weights"
     return {
+        "start": "further" if record.base else start,
         "front_matter": _front_matter(objective, tags),
         "architecture": record.spec.model.architecture,
         "masking": started.masking if started else None,

@@ -31,17 +31,24 @@ def plan_lines(plan: RunPlan) -> Iterator[str]:
 
 def size_lines(plan: RunPlan) -> Iterator[str]:
     """Parameters and the memory estimate of one process; a stored model tells them once it is read."""
-    place = teacher_place(plan)
+    place, vocabulary_size = teacher_place(plan), None
     teacher = None if place is None or place.local is None else stored_size(place.local)
     if plan.paths.teacher:
         yield from teacher_lines(plan, teacher)
+        # PyTorch takes seconds to import, and other plans need none of it.
+        from trainyard_trainer.plan_imitation import imitation_lines, read_imitation  # noqa: PLC0415
+
+        found = read_imitation(plan)
+        if found is not None:
+            yield from imitation_lines(found)
+            vocabulary_size = found.vocabulary_size
     if plan.paths.base_model:
         yield f"starts from {plan.paths.base_model}, which decides parameters and memory"
         return
     if plan.spec.model.from_teacher is not None:
         yield "starts from layers of it, so that it decides parameters and memory"
         return
-    size = estimate(plan, teacher=teacher)
+    size = estimate(plan, vocabulary_size=vocabulary_size, teacher=teacher)
     assumed = " (vocabulary assumed)" if size.vocabulary_is_assumed else ""
     yield f"parameters {size.parameters.total:,}, of them {size.parameters.embedding:,} embedding{assumed}"
     yield f"arithmetic {size.flops_per_token:,.0f} FLOP per token"

@@ -8,10 +8,12 @@ from typing import Any
 
 from trainyard_api.spec_distillation import Distillation
 from trainyard_api.spec_model import Model
+from trainyard_trainer.report_comparison import COMPARISON_COLUMNS, comparison_note, comparison_rows
 from trainyard_trainer.report_evaluation import class_rows, held_out_words, metric_rows, task_rows, task_words
 from trainyard_trainer.report_facts import RunFacts
 from trainyard_trainer.report_format import format_bytes, format_number, format_seconds
 from trainyard_trainer.task_result import TaskResult
+from trainyard_trainer.training_record import TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ def make_tables(facts: RunFacts) -> list[Table]:
     """Every table that has rows."""
     made = [
         *task_tables(facts.evaluation),
+        teacher_table(facts.record),
         run_table(facts),
         batch_table(facts),
         warnings_table(facts.data),
@@ -54,6 +57,15 @@ def task_tables(result: TaskResult | None) -> list[Table]:
         columns = ["class", "precision", "recall", "F1", "true", "predicted"]
         made.append(Table(title, rows, columns, note))
     return made
+
+
+def teacher_table(record: TrainingRecord | None) -> Table:
+    """The student beside its teacher."""
+    if record is None or record.comparison is None:
+        rows = [["not compared", record.comparison_problem]] if record and record.comparison_problem else []
+        return Table("Student and teacher", rows)
+    rows = comparison_rows(record.comparison)
+    return Table("Student and teacher", rows, COMPARISON_COLUMNS, comparison_note(record.comparison))
 
 
 def words(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainyard_api.names import File
 from trainyard_api.status import TrainingRunStatus
+from trainyard_trainer.report_comparison import comparison_line
 
 
 def loss_line(loss: float, run_folder: Path) -> str:
@@ -47,6 +48,8 @@ def summary_lines(status: TrainingRunStatus, run_folder: Path, report: Path | No
         lines.append(f"model ({status.model.parameters:,} parameters): {status.model.uri}")
         if status.model.metrics:
             lines.append(f"its {metrics_line(status.model.metrics).removeprefix('last ')}")
+        if status.model.comparison is not None:
+            lines.append(comparison_line(status.model.comparison))
     if report is not None:
         lines.append(f"report: {report}")
     return lines

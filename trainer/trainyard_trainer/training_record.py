@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue
 from trainyard_api.model import ApiModel
 from trainyard_api.names import File
 from trainyard_api.spec import TrainingRunSpec
-from trainyard_api.status import Timestamp
+from trainyard_api.status import TeacherComparison, Timestamp
 from trainyard_trainer.task_result import TaskResult
 
 FORMAT_VERSION = 1
@@ -104,6 +104,10 @@ class TrainingRecord(ApiModel):
     """Loss on the held-out examples, a mean over predictions: nats, or squared error for numbers."""
     evaluation: TaskResult | None = None
     """How well the model does its task; not set where the run has none."""
+    comparison: TeacherComparison | None = None
+    """The model beside its teacher; not set where it has none."""
+    comparison_problem: str = ""
+    """Why it could not be compared with its teacher; empty where it was, or has none."""
     unigram_entropy: float | None = None
     """Entropy of the token frequencies of the training text, in nats per token."""
     frequency_loss: float | None = None
