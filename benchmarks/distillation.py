@@ -2,6 +2,7 @@
 
 (a) a masked language model of half the layers, with its teacher and without, after the same tokens
 (b) spam by a student with at least 40 % fewer parameters: what it keeps of MiniLM, and how much faster it is
+(c) the students of (a) with a cache of the teacher's predictions: what a step costs, and their loss
 
     python benchmarks/distillation.py [--quick] [--json FILE] [--only PART]
 
@@ -9,12 +10,13 @@ The teacher of (a) is pretrained here, that of (b) is MiniLM fine-tuned here. Lo
 on what else the machine does; latencies do.
 """
 
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from distillation_arms import (
     seconds_per_pass,
     training_run,
 )
-from harness import Figure, Report, Target, at_least, interleave, median_of, options, ratio
+from harness import Figure, Report, Target, at_least, at_most, interleave, median_of, options, ratio
 from transfer_arms import SPAM, Task
 from transfer_data import Email, Parts, divide, draw, read_emails, write_source
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -42,7 +44,7 @@ from tools.cache import cache_root
 from tools.corpora.spam_assassin import EMAILS, fetch_spam_assassin
 from tools.fetch_models import fetch_minilm
 
-PARTS = ("a", "b")
+PARTS = ("a", "b", "c")
 SEEDS = (1, 2, 3)
 TEACHER_SEED = 7
 MASKED_TEACHER, SPAM_TEACHER = "masked-teacher", "spam-teacher"
@@ -57,6 +59,7 @@ MASKED_LOSSES: dict[str, Any] = {"logits": {"positions": "Labelled"}, "labels": 
 MASKED_TEACHER_STEPS = 500
 MASKED_STUDENT_STEPS = {RANDOM: 200, COPIED: 80}
 QUICK_STEPS = 2
+"""The first of them is the warm-up."""
 QUICK_ADDRESSES = 30
 QUICK_ROWS = 64
 
@@ -74,6 +77,14 @@ SPEED_UP = 1.6
 RETENTION = 0.97
 """The figures of DistilBERT (Sanh et al. 2019, arXiv 1910.01108)."""
 BATCH_SIZES = (1, 32)
+
+CACHED, LIVE = "from a cache", "beside its teacher"
+PREDICTIONS: dict[str, Any] = {"logits": {"positions": "Labelled"}, "labels": {}}
+"""What a cache can tell."""
+TIMED_STEPS, WARM_UP_STEPS = 20, 5
+TIMED_REPEATS = 6
+CACHE_OVERHEAD = 0.08
+CACHE_LOSS_NATS = 0.01
 
 
 @dataclass(frozen=True)
@@ -297,6 +308,63 @@ def speed_up(setting: Setting, teacher: Path, student: Path, batch_size: int) ->
     return ratio(name, seconds, "teacher", "student", setting.target(at_least(SPEED_UP)))
 
 
+def cached_student(setting: Setting, alone: Lesson, arm: str, name: str, num_steps: int) -> Lesson:
+    """The student without a teacher, or with one in an arm of (c).
+
+    Args:
+        setting: what the parts share.
+        alone: the student without a teacher.
+        arm: ALONE, CACHED or LIVE.
+        name: of the run.
+        num_steps: optimizer steps.
+    """
+    lesson = replace(alone, name=name, num_steps=setting.steps(num_steps))
+    if arm == ALONE:
+        return lesson
+    taught = distillation(MASKED_TEACHER, PREDICTIONS)
+    return replace(lesson, distillation=taught if arm == LIVE else {**taught, "teacherCache": {}})
+
+
+def cached_predictions(report: Report, setting: Setting) -> None:
+    """Part (c): the cache is written before the first of its runs; what its stage takes is told apart."""
+    teacher, half = setting.masked_teacher.model, setting.half_of_the_masked_teacher
+    alone = masked_student(setting, teacher, half, RANDOM, SEEDS[0], taught=False)
+    num_steps = MASKED_STUDENT_STEPS[RANDOM]
+    losses: dict[str, list[float]] = {}
+    for number, arm in enumerate((CACHED, LIVE)):
+        lesson = cached_student(setting, alone, arm, f"predictions-{number}", num_steps)
+        losses[arm] = [learn(lesson.document(), setting.storage).loss]
+        report.add(Figure(f"held-out loss {arm}", losses[arm][0], "nats"))
+    difference = abs(losses[CACHED][0] - losses[LIVE][0])
+    target = setting.target(at_most(CACHE_LOSS_NATS))
+    report.add(Figure("(c) difference of the losses", difference, "nats", target, raw=losses))
+    seconds = seconds_of_cached_steps(setting, replace(alone, maximum_sequences=1))
+    report.add(overhead(LIVE, seconds, None))
+    report.add(overhead(CACHED, seconds, setting.target(at_most(CACHE_OVERHEAD))))
+
+
+def seconds_of_cached_steps(setting: Setting, alone: Lesson) -> dict[str, list[float]]:
+    """Seconds per useful token of each arm of (c), arms in turn."""
+    numbers = itertools.count()
+
+    def measure(arm: str) -> float:
+        name = f"timed-{next(numbers)}"
+        lesson = cached_student(setting, alone, arm, name, WARM_UP_STEPS + TIMED_STEPS)
+        return learn(lesson.document(), setting.storage).seconds_per_token(
+            1 if setting.quick else WARM_UP_STEPS
+        )
+
+    arms = {arm: partial(measure, arm) for arm in (ALONE, CACHED, LIVE)}
+    return interleave(arms, 1 if setting.quick else TIMED_REPEATS)
+
+
+def overhead(arm: str, seconds: Mapping[str, Sequence[float]], target: Target | None) -> Figure:
+    """What a token costs beyond one without a teacher, as a part of that."""
+    parts = [ours / bare - 1 for ours, bare in zip(seconds[arm], seconds[ALONE], strict=True)]
+    figure = median_of(f"(c) overhead of a step {arm}", parts, "of the time without a teacher", target)
+    return replace(figure, raw={arm: list(seconds[arm]), ALONE: list(seconds[ALONE])})
+
+
 def open_setting(folder: Path, *, quick: bool) -> Setting:
     """The whole corpus, or a part of it when a minute has to do."""
     addresses = sotu_folder() / "addresses.jsonl.gz"
@@ -308,7 +376,7 @@ def open_setting(folder: Path, *, quick: bool) -> Setting:
 def main() -> int:
     """Measure and print."""
     arguments = options(__doc__, PARTS).parse_args()
-    parts = {"a": masked_language_models, "b": spam_students}
+    parts = {"a": masked_language_models, "b": spam_students, "c": cached_predictions}
     report = Report("Distillation")
     with tempfile.TemporaryDirectory() as folder:
         setting = open_setting(Path(folder), quick=arguments.quick)

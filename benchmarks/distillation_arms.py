@@ -23,6 +23,7 @@ from transformers import (
 from trainyard_api.plan import Rendezvous, plan_run
 from trainyard_api.spec_model import StudentOfTeacher
 from trainyard_api.validation import validate_document
+from trainyard_trainer.cache_stage import open_writer
 from trainyard_trainer.data.prepare import prepare
 from trainyard_trainer.distributed import join_gang
 from trainyard_trainer.export import export
@@ -106,14 +107,26 @@ class Learnt:
         loss: on the held-out examples, in nats per prediction.
         metrics: of a task, by name; empty for a language model.
         num_parameters: tied ones once.
-        num_tokens: tokens trained on, padding not counted.
+        tokens: trained on in each step, padding not counted.
+        ends: when each step was over, in seconds.
     """
 
     model: Path
     loss: float
     metrics: Mapping[str, float]
     num_parameters: int
-    num_tokens: int
+    tokens: tuple[int, ...]
+    ends: tuple[float, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens trained on."""
+        return sum(self.tokens)
+
+    def seconds_per_token(self, num_warm_up_steps: int) -> float:
+        """The time of a useful token, from the end of the warm-up to the end of the last step."""
+        seconds = self.ends[-1] - self.ends[num_warm_up_steps - 1]
+        return seconds / sum(self.tokens[num_warm_up_steps:])
 
 
 def training_run(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +155,12 @@ def learn(document: Mapping[str, Any], storage: Path) -> Learnt:
     folder = Path(plan.paths.run_folder)
     folder.mkdir(parents=True)
     prepare(plan, report=lambda *_: None, cores=THREADS, should_stop=lambda: False)
-    trainer = set_up(plan, join_gang(plan), StopRequest(), Startup(time.time, time.time()), time.time)
+    ranks = join_gang(plan)
+    if plan.spec.caches_teacher:
+        open_writer(plan, ranks, StopRequest()).write()
+    trainer = set_up(plan, ranks, StopRequest(), Startup(time.time, time.time()), time.time)
     run(trainer)
+    steps = [record for record in read_history(folder) if record.tokens is not None]
     loss = trainer.state.evaluation_loss
     assert loss is not None, "a run that has ended was judged"
     result = read_task_result(folder)
@@ -152,7 +169,8 @@ def learn(document: Mapping[str, Any], storage: Path) -> Learnt:
         loss=loss,
         metrics={} if result is None else result.metrics,
         num_parameters=export(plan).parameters,
-        num_tokens=sum(record.tokens or 0 for record in read_history(folder)),
+        tokens=tuple(record.tokens or 0 for record in steps),
+        ends=tuple(record.time for record in steps),
     )
 
 

@@ -8,13 +8,28 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from distillation import COPIED, RANDOM, SEEDS, Setting, gain, masked_student
+from distillation import (
+    ALONE,
+    CACHED,
+    COPIED,
+    LIVE,
+    RANDOM,
+    SEEDS,
+    Setting,
+    cached_student,
+    gain,
+    masked_student,
+    overhead,
+)
 from distillation_arms import Learnt, assert_same_work
+from harness import at_most
 
 from trainyard_api.validation import validate_document
 
 FULL = Setting(Path("/folder"), Path("/addresses.jsonl.gz"), Path("/cache"), quick=False)
-LEARNT = Learnt(Path("/model"), loss=6.0, metrics={}, num_parameters=9, num_tokens=99)
+LEARNT = Learnt(
+    Path("/model"), loss=6.0, metrics={}, num_parameters=9, tokens=(70, 20, 10), ends=(5.0, 6.0, 9.0)
+)
 
 
 def spec_of(start, *, taught):
@@ -47,8 +62,29 @@ def test_a_quick_run_holds_no_target():
     assert figure.target is None
 
 
-@pytest.mark.parametrize("field", ["num_parameters", "num_tokens"])
-def test_students_that_did_other_work_are_noticed(field):
+@pytest.mark.parametrize("other", [{"num_parameters": 1}, {"tokens": (70, 20, 9)}])
+def test_students_that_did_other_work_are_noticed(other):
     assert_same_work([LEARNT], [LEARNT])
     with pytest.raises(AssertionError):
-        assert_same_work([LEARNT], [replace(LEARNT, **{field: 1})])
+        assert_same_work([LEARNT], [replace(LEARNT, **other)])
+
+
+def test_the_time_of_a_token_leaves_the_warm_up_out():
+    assert LEARNT.seconds_per_token(1) == pytest.approx(4 / 30)
+
+
+def test_a_cached_student_differs_from_a_live_one_by_the_cache_alone():
+    alone = masked_student(FULL, Path("/teacher"), Path("/half"), RANDOM, SEEDS[0], taught=False)
+    specs = {
+        arm: cached_student(FULL, alone, arm, "name", 9).document()["spec"] for arm in (CACHED, LIVE, ALONE)
+    }
+    cached, live = specs[CACHED].pop("distillation"), specs[LIVE].pop("distillation")
+    assert cached == live | {"teacherCache": {}}
+    assert specs[CACHED] == specs[LIVE] == specs[ALONE]
+
+
+def test_the_overhead_is_what_a_step_takes_beyond_one_without_a_teacher():
+    seconds = {ALONE: [1.0, 2.0, 4.0], CACHED: [1.05, 2.14, 4.40]}
+    figure = overhead(CACHED, seconds, at_most(0.08))
+    assert figure.value == pytest.approx(0.07)
+    assert figure.holds
