@@ -106,6 +106,7 @@ LOSSES: tuple[dict[str, Any], ...] = (
 )
 
 DECODER = {
+    "training__optimizer": {"learningRate": 1e-2},
     "pretraining": {"objective": "CausalLM"},
     "model": {
         "architecture": {
