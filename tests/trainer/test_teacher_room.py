@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from trainyard_api.errors import ConfigurationError
+from trainyard_api.names import PodEnvironment
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
 from trainyard_api.spec import TrainingRun
 from trainyard_trainer.data.stored_size import StoredSize, stored_size
-from trainyard_trainer.memory_limit import host_memory
+from trainyard_trainer.memory_limit import host_memory, num_sharing
 from trainyard_trainer.models.size import estimate, teacher_bytes
 from trainyard_trainer.models.teacher_room import Room, check_loading, check_room, declared_room
 from trainyard_trainer.plan_text import plan_lines
@@ -123,6 +124,14 @@ def test_the_memory_of_a_process_is_known_before_it_where_it_is_declared(
 ) -> None:
     room = declared_room(plan_of(workers=workers), host_bytes)
     assert (None if room is None else room.num_bytes) == expected
+
+
+def test_the_processes_of_a_pod_share_its_memory_and_on_a_laptop_all_do() -> None:
+    plan = plan_of(workers={"nodes": 2, "processesPerNode": 2})
+    pod = {PodEnvironment.POD_NAME.value: "run-t0-0"}
+    assert (num_sharing(plan, pod), num_sharing(plan, {})) == (2, 4)
+    alone = plan.model_copy(update={"batch": plan.batch.model_copy(update={"world_size": 1})})
+    assert (num_sharing(alone, pod), num_sharing(alone, {})) == (1, 1)
 
 
 def test_the_size_of_a_stored_model_is_read_from_headers(tmp_path: Path) -> None:

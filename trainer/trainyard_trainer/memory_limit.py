@@ -31,5 +31,6 @@ def num_sharing(plan: RunPlan, environment: Mapping[str, str]) -> int:
         plan: the run.
         environment: tells whether this is a pod.
     """
-    is_pod = bool(environment.get(PodEnvironment.POD_NAME))
-    return plan.spec.workers.processes_per_node if is_pod else plan.batch.world_size
+    # A plan that one process works off, as at the export, says so in its batch alone.
+    of_pod = plan.spec.workers.processes_per_node if environment.get(PodEnvironment.POD_NAME) else None
+    return min(of_pod or plan.batch.world_size, plan.batch.world_size)
