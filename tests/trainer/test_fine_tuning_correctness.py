@@ -1,6 +1,7 @@
 """What fine-tuning must not depend on: the division of a batch, the ZeRO stage, an interruption."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from tests.support.gang import run_gang
 from tests.support.runs import prepared_plan, run_of, write_plan
 from tests.support.task_examples import CLASS_WEIGHTS, LABELS, TOKEN_IDS, tiny_classifier
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
-from trainyard_trainer.checkpoint import latest_committed, load_model_weights
+from trainyard_trainer.checkpoint import CommittedCheckpoint, latest_committed, load_model_weights
 
 ADAPTATIONS: dict[str, dict[str, Any]] = {
-    "full": {"layerLearningRateDecay": 0.9},
+    "paced": {"unfreezeEverySteps": 1, "layerLearningRateDecay": 0.9},
     "frozen": {"frozenLayers": 1},
-    "unfrozen": {"unfreezeEverySteps": 1},
     "lora": {"adapter": {"rank": 4}},
     "dora": {"adapter": {"rank": 4, "method": "DoRA"}},
 }
@@ -66,63 +66,73 @@ def test_a_class_weighted_step_equals_one_by_hand_over_accumulation_and_ranks(tm
             assert difference < 1e-6, (prefix, name)
 
 
-AT_STAGE = {0: tuple(ADAPTATIONS), 1: ("frozen", "dora"), 2: ("unfrozen", "lora"), 3: tuple(ADAPTATIONS)}
+AT_STAGE = {0: tuple(ADAPTATIONS), 1: ("frozen", "dora"), 2: ("paced", "lora"), 3: tuple(ADAPTATIONS)}
 """Every adaptation where parameters are whole and where they are divided; in between, one of each kind."""
+CASES = [(stage, name) for stage, names in AT_STAGE.items() for name in names]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that came to its end.
+
+    Attributes:
+        losses: of its steps.
+        checkpoint: its last one.
+    """
+
+    losses: list[float]
+    checkpoint: CommittedCheckpoint
+
+
+def fine_tuning(addresses: Path, base: Path, kind: str, stage: int, name: str) -> RunPlan:
+    """The prepared plan of 4 steps by 2 ranks."""
+    task = {"task": "ContinuedPretraining", "objective": "MaskedLM", "adaptation": ADAPTATIONS[name]}
+    run = run_of(
+        addresses,
+        f"{kind}-{stage}-{name}",
+        pretraining=None,
+        fineTuning=task,
+        model={"pretrained": {"uri": base.as_uri()}},
+        tokenizer=None,
+        training__budget={"steps": 4},
+        training__evaluation={"maximumSequences": 8},
+        deepspeed__zeroStage=stage,
+    )
+    return prepared_plan(run, base.parents[1], 2)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return store_model(tmp_path_factory.mktemp("base") / "model")
+def ended(sotu_addresses: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """Each case as `whole-...` and, stopped after 2 of its 4 steps, as `stopped-...`; all cases in a gang."""
+    folder = tmp_path_factory.mktemp("fine-tuning")
+    base, output = store_model(folder / "base" / "model"), folder / "losses.json"
+    found = {}
+    for kind, gangs in {"whole": ("0",), "stopped": ("2", "0")}.items():
+        plans = [fine_tuning(sotu_addresses, base, kind, stage, name) for stage, name in CASES]
+        files = [str(write_plan(plan, folder / f"{plan.name}.json")) for plan in plans]
+        for stop_after in gangs:
+            run_gang("losses.py", 2, str(output), stop_after, *files)
+        for plan, losses in zip(plans, json.loads(output.read_text()), strict=True):
+            checkpoint = latest_committed(Path(plan.paths.checkpoints))
+            assert checkpoint is not None
+            found[plan.name] = Ended(losses, checkpoint)
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", AT_STAGE)
+@pytest.mark.parametrize(("stage", "name"), CASES)
 def test_a_stopped_fine_tune_goes_on_as_if_it_had_not_stopped(
-    sotu_addresses: Path, base: Path, tmp_path: Path, stage: int
+    ended: dict[str, Ended], stage: int, name: str
 ) -> None:
-    """Stopped after 2 of 4 steps with 2 ranks; frozen weights come from the stored model again."""
-
-    def plan(name: str, adaptation: dict[str, Any]) -> RunPlan:
-        run = run_of(
-            sotu_addresses,
-            name,
-            pretraining=None,
-            fineTuning={
-                "task": "ContinuedPretraining",
-                "objective": "MaskedLM",
-                "adaptation": adaptation,
-            },
-            model={"pretrained": {"uri": base.as_uri()}},
-            tokenizer=None,
-            training__budget={"steps": 4},
-            training__evaluation={"maximumSequences": 8},
-            deepspeed__zeroStage=stage,
-        )
-        return prepared_plan(run, tmp_path, 2)
-
-    pairs = {
-        name: (plan(f"{name}-whole", ADAPTATIONS[name]), plan(f"{name}-stopped", ADAPTATIONS[name]))
-        for name in AT_STAGE[stage]
-    }
-    files = {
-        name: [str(write_plan(each, tmp_path / f"{each.name}.json")) for each in pair]
-        for name, pair in pairs.items()
-    }
-    stopped = [each for _, each in files.values()]
-    run_gang("losses.py", 2, str(tmp_path / "ignored.json"), "2", *stopped)
-    everything = [each for pair in files.values() for each in pair]
-    run_gang("losses.py", 2, str(tmp_path / "losses.json"), "0", *everything)
-
-    curves = json.loads((tmp_path / "losses.json").read_text())
-    for number, (name, (whole, resumed)) in enumerate(pairs.items()):
-        assert curves[2 * number] == curves[2 * number + 1], name
-        ends = [latest_committed(Path(each.paths.checkpoints)) for each in (whole, resumed)]
-        assert ends[0] is not None
-        assert ends[1] is not None
-        assert ends[0].manifest.frozen == ends[1].manifest.frozen
-        assert bool(ends[0].manifest.frozen) is (name in {"frozen", "lora", "dora"})
-        of_whole, of_resumed = load_model_weights(ends[0]), load_model_weights(ends[1])
-        assert of_whole.keys() == of_resumed.keys()
-        assert not of_whole.keys() & set(ends[0].manifest.frozen)
-        for key, weight in of_whole.items():
-            assert torch.equal(weight, of_resumed[key]), (name, key)
+    """Frozen weights come from the stored model again, and layers begin at the same steps."""
+    whole, resumed = (ended[f"{kind}-{stage}-{name}"] for kind in ("whole", "stopped"))
+    assert len(whole.losses) == 4
+    assert whole.losses == resumed.losses
+    frozen = whole.checkpoint.manifest.frozen
+    assert frozen == resumed.checkpoint.manifest.frozen
+    assert bool(frozen) is (name != "paced")
+    of_whole, of_resumed = (load_model_weights(each.checkpoint) for each in (whole, resumed))
+    assert of_whole.keys() == of_resumed.keys()
+    assert not of_whole.keys() & set(frozen)
+    for key, weight in of_whole.items():
+        assert torch.equal(weight, of_resumed[key]), key
