@@ -132,6 +132,8 @@ def kubectl(empty_cluster, home, helm, tmp_path) -> Iterator[Kubectl]:
     kubectl.wait("condition=Established", "crd/trainingruns.trainyard.dev")
     yield kubectl
     kubectl.run("delete", "trainingruns", "--all")
+    # The garbage collector learns of a new kind within half a minute, and the definition goes before that.
+    kubectl.run("delete", "pods", "--all")
     kubectl.run("delete", "--filename=-", documents=[*objects, claim, volume])
 
 
