@@ -133,7 +133,15 @@ def test_a_teacher_that_is_certain_leaves_nothing_to_the_rest(tail):
     assert states.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("cache", [{"topEntries": 4, "tailSamples": 6}, {"topEntries": 4, "tail": "Bucket"}])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {"topEntries": 4, "tailSamples": 6},
+        {"topEntries": 4, "tailSamples": 6, "temperature": 1.0},
+        {"topEntries": 4, "tailSamples": 6, "temperature": 3.5},
+        {"topEntries": 4, "tail": "Bucket"},
+    ],
+)
 def test_both_sums_and_their_gradient_equal_those_of_each_alone_in_any_number_of_chunks(cache):
     """In padded logits, with a token that is drawn twice and places without a label."""
     layout = layout_of(**cache)

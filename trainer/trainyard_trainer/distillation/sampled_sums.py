@@ -53,10 +53,12 @@ class _SampledSums(torch.autograd.Function):
     ) -> torch.Tensor:
         temperature, columns = layout.temperature, layout.vocabulary_size
         top, tail = top_log.exp(), tail_log.exp()
-        log_sum = logits.logsumexp(-1)
-        softened = (logits[:, :columns] / temperature).logsumexp(-1)
+        largest = logits.amax(-1)
+        powers = (logits - largest[:, None]).div_(temperature).exp_()
+        total, softened_total = _raised(powers, temperature).sum(-1), powers[:, :columns].sum(-1)
+        log_sum, softened = total.log() + largest, softened_total.log() + largest / temperature
         ctx.layout = layout
-        ctx.save_for_backward(logits, labels, top_ids, tail_ids, top, tail, log_sum, softened)
+        ctx.save_for_backward(powers, total, softened_total, labels, top_ids, tail_ids, top, tail)
         is_labelled = labels != UNLABELLED
         at_label = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0]
         at_top = logits.gather(1, top_ids) / temperature - softened[:, None]
@@ -67,15 +69,22 @@ class _SampledSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        logits, labels, top_ids, tail_ids, top, tail, log_sum, softened = ctx.saved_tensors
+        powers, total, softened_total, labels, top_ids, tail_ids, top, tail = ctx.saved_tensors
         temperature, columns = ctx.layout.temperature, ctx.layout.vocabulary_size
         of_labels = gradients[0][0] * (labels != UNLABELLED)
         of_teacher = gradients[0][1] * temperature
-        found = (logits - log_sum[:, None]).exp_().mul_(of_labels[:, None])
+        found = _raised(powers, temperature) * (of_labels / total)[:, None]
+        by_row = of_teacher * (top.sum(-1) + tail) / softened_total
+        found[:, :columns].addcmul_(powers[:, :columns], by_row[:, None])
         found.scatter_add_(1, labels.clamp(min=0)[:, None], -of_labels[:, None])
-        student = (logits[:, :columns] / temperature).sub_(softened[:, None]).exp_()
-        found[:, :columns].addcmul_(student, (of_teacher * (top.sum(-1) + tail))[:, None])
         found.scatter_add_(1, top_ids, -of_teacher * top)
         share = -of_teacher * tail / tail_ids.shape[1]
         found.scatter_add_(1, tail_ids, share[:, None].expand_as(tail_ids))
         return found, *[None] * 7
+
+
+def _raised(powers: torch.Tensor, temperature: float) -> torch.Tensor:
+    """From exp(s / T) to exp(s), without an exponential for the usual temperatures; maybe the same tensor."""
+    if temperature == 1.0:
+        return powers
+    return powers.square() if temperature == 2.0 else powers.pow(temperature)
