@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from trainyard_api.plan import Rendezvous, plan_run
+from trainyard_api.plan import Rendezvous, RunPlan, plan_run
 from trainyard_api.spec_model import StudentOfTeacher
 from trainyard_api.validation import validate_document
 from trainyard_trainer.cache_stage import open_writer
@@ -107,26 +107,14 @@ class Learnt:
         loss: on the held-out examples, in nats per prediction.
         metrics: of a task, by name; empty for a language model.
         num_parameters: tied ones once.
-        tokens: trained on in each step, padding not counted.
-        ends: when each step was over, in seconds.
+        num_tokens: trained on, padding not counted.
     """
 
     model: Path
     loss: float
     metrics: Mapping[str, float]
     num_parameters: int
-    tokens: tuple[int, ...]
-    ends: tuple[float, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens trained on."""
-        return sum(self.tokens)
-
-    def seconds_per_token(self, num_warm_up_steps: int) -> float:
-        """The time of a useful token, from the end of the warm-up to the end of the last step."""
-        seconds = self.ends[-1] - self.ends[num_warm_up_steps - 1]
-        return seconds / sum(self.tokens[num_warm_up_steps:])
+    num_tokens: int
 
 
 def training_run(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +127,8 @@ def training_run(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def learn(document: Mapping[str, Any], storage: Path) -> Learnt:
-    """Prepare, train, judge and export in this process, with a thread per core.
+def train(document: Mapping[str, Any], storage: Path) -> RunPlan:
+    """Prepare, write the teacher's predictions where they are cached, train and judge, in this process.
 
     Args:
         document: the TrainingRun; its name is new in the storage.
@@ -152,26 +140,47 @@ def learn(document: Mapping[str, Any], storage: Path) -> Learnt:
         rendezvous=Rendezvous(address="127.0.0.1"),
         threads_per_process=THREADS,
     )
-    folder = Path(plan.paths.run_folder)
-    folder.mkdir(parents=True)
+    Path(plan.paths.run_folder).mkdir(parents=True)
     prepare(plan, report=lambda *_: None, cores=THREADS, should_stop=lambda: False)
     ranks = join_gang(plan)
     if plan.spec.caches_teacher:
         open_writer(plan, ranks, StopRequest()).write()
-    trainer = set_up(plan, ranks, StopRequest(), Startup(time.time, time.time()), time.time)
-    run(trainer)
-    steps = [record for record in read_history(folder) if record.tokens is not None]
-    loss = trainer.state.evaluation_loss
-    assert loss is not None, "a run that has ended was judged"
-    result = read_task_result(folder)
+    run(set_up(plan, ranks, StopRequest(), Startup(time.time, time.time()), time.time))
+    return plan
+
+
+def learn(document: Mapping[str, Any], storage: Path) -> Learnt:
+    """Train, and export the model, which also compares it with its teacher; arguments as of `train`."""
+    plan = train(document, storage)
+    result = read_task_result(Path(plan.paths.run_folder))
+    exported = export(plan)
+    assert exported.evaluation_loss is not None, "a run that has ended was judged"
     return Learnt(
         model=Path(plan.paths.model),
-        loss=loss,
+        loss=exported.evaluation_loss,
         metrics={} if result is None else result.metrics,
-        num_parameters=export(plan).parameters,
-        tokens=tuple(record.tokens or 0 for record in steps),
-        ends=tuple(record.time for record in steps),
+        num_parameters=exported.parameters,
+        num_tokens=sum(record.tokens or 0 for record in read_history(Path(plan.paths.run_folder))),
     )
+
+
+def seconds_per_token(tokens: Sequence[int], ends: Sequence[float], num_warm_up_steps: int) -> float:
+    """The time of a useful token, from the end of the warm-up to the end of the last step.
+
+    Args:
+        tokens: of each step.
+        ends: when each step was over, in seconds.
+        num_warm_up_steps: steps that are left out.
+    """
+    return (ends[-1] - ends[num_warm_up_steps - 1]) / sum(tokens[num_warm_up_steps:])
+
+
+def timed(document: Mapping[str, Any], storage: Path, num_warm_up_steps: int) -> float:
+    """Train, and tell the time of a useful token; arguments as of `train` and `seconds_per_token`."""
+    history = read_history(Path(train(document, storage).paths.run_folder))
+    steps = [record for record in history if record.tokens is not None]
+    tokens, ends = [record.tokens or 0 for record in steps], [record.time for record in steps]
+    return seconds_per_token(tokens, ends, num_warm_up_steps)
 
 
 def assert_same_work(taught: Sequence[Learnt], alone: Sequence[Learnt]) -> None:
