@@ -107,9 +107,7 @@ def first_pod(ground: Ground, report: Report, size: Size) -> None:
     with ground.namespace() as namespace, ground.operator():
         arms = first_pod_arms(ground, namespace)
         for arm in arms.values():
-            arm(
-                "warm", WARM_PAUSE_SECONDS
-            )  # what only the first request of a process or in a namespace costs
+            arm("warm", WARM_CREATES, WARM_PAUSE_SECONDS)
         found: dict[str, list[FirstPods]] = {name: [] for name in arms}
         for repeat in range(2 * size.repeats):
             for name in list(arms) if repeat % 2 == 0 else reversed(list(arms)):

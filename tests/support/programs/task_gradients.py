@@ -69,6 +69,7 @@ def build_trainer(plan: RunPlan, ranks: Ranks) -> Trainer:
         engine=build_engine(plan, model, ranks),
         terms=(DATA_TERM,),
         source=MadeUpSupply(plan, ranks.rank),
+        writer=None,
         recorder=Recorder(None, 0, lambda: 0.0),
         stop=StopRequest(),
         startup=Startup(lambda: 0.0, 0.0),
