@@ -8,6 +8,7 @@ from tests.support.runs import run_of
 from trainyard_api.errors import ConfigurationError
 from trainyard_api.plan import Rendezvous, RunPlan, plan_run
 from trainyard_trainer.engine import check_deepspeed_config, engine_config
+from trainyard_trainer.workload import most_places
 
 
 def plan(num_processes: int, stage: int, precision: str = "FP32", **config: object) -> RunPlan:
@@ -37,6 +38,12 @@ def plan(num_processes: int, stage: int, precision: str = "FP32", **config: obje
 def test_zero_runs_where_it_has_something_to_divide_or_to_keep(planned, stage):
     assert planned.zero_stage == stage
     assert engine_config(planned)["zero_optimization"]["stage"] == stage
+
+
+def test_only_under_zero_3_all_ranks_call_the_head_as_often_as_a_whole_micro_batch_needs():
+    planned = plan(2, 3)
+    assert most_places(planned) == planned.batch.micro_batch_size * planned.spec.data.sequence_length
+    assert most_places(plan(2, 2)) is None
 
 
 def test_deepspeed_clips_except_at_stage_0_where_it_would_not_tell_the_norm():

@@ -119,6 +119,28 @@ def test_a_chunked_loss_and_its_gradients_equal_the_whole_one(num_positions: int
         assert torch.allclose(chunked, whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_positions", [0, 1, 9, 12])
+def test_the_head_is_called_as_often_as_for_the_most_places_a_micro_batch_can_have(
+    num_positions: int,
+) -> None:
+    # Under ZeRO stage 3 a call is a collective: a rank with fewer places would leave the others waiting.
+    calls = []
+    head = torch.nn.Linear(6, 11)
+
+    def counted(states: torch.Tensor) -> torch.Tensor:
+        calls.append(len(states))
+        return head(states)
+
+    hidden = torch.randn(num_positions, 6, requires_grad=True)
+    labels = torch.zeros(num_positions, dtype=torch.int64)
+    loss = cross_entropy_sum(hidden, labels, counted, most_places=12, chunk_positions=4)
+    loss.backward()
+    assert len(calls) == 2 * 3  # forward, and again in the backward pass
+    assert max(calls) <= 4
+    expected = cross_entropy(head(hidden), labels, reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_micro_batch_without_predictions_has_loss_zero_and_gradients_zero() -> None:
     model = language_model("bert-tiny", "MaskedLM")
     sample = sample_of([9], seed=7)

@@ -84,7 +84,7 @@ def _language_modeling(plan: RunPlan) -> Workload:
         num_tokens=data.train.num_tokens,
         labels=(),
         supply=supply,
-        model=lambda model: language_model(spec, objective, model),
+        model=lambda model: language_model(spec, objective, model, most_places(plan)),
         cache=place,
     )
 
@@ -114,15 +114,30 @@ def _task(plan: RunPlan, fine_tuning: FineTuning) -> Workload:
         num_tokens=data.train.num_tokens,
         labels=() if labels is None else labels.names,
         supply=lambda rank: build_task_batches(plan, data, rank),
-        model=lambda model: TaskModel(model, loss, None if weights is None else torch.from_numpy(weights)),
+        model=lambda model: TaskModel(
+            model, loss, None if weights is None else torch.from_numpy(weights), most_places(plan)
+        ),
     )
 
 
-def language_model(spec: TrainingRunSpec, objective: Objective, model: PreTrainedModel) -> LanguageModel:
-    """The loss of a language model around its network."""
+def most_places(plan: RunPlan) -> int | None:
+    """The most places that a micro-batch can have, where all ranks have to call the head equally often.
+
+    Under ZeRO stage 3 each call gathers the head's weights from all ranks. Else None.
+    """
+    if plan.zero_stage < 3:
+        return None
+    return plan.batch.micro_batch_size * plan.spec.data.sequence_length
+
+
+def language_model(
+    spec: TrainingRunSpec, objective: Objective, model: PreTrainedModel, most_places: int | None = None
+) -> LanguageModel:
+    """The loss of a language model around its network; see `LanguageModel` for `most_places`."""
     return LanguageModel(
         model,
         causal=objective.causal,
         isolate_documents=spec.data.packing.isolate_documents,
         mask_dtype=COMPUTE_DTYPES[spec.training.precision],
+        most_places=most_places,
     )

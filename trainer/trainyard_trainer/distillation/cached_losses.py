@@ -2,13 +2,12 @@
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
-from torch.utils.checkpoint import checkpoint
 
 from trainyard_trainer.distillation.cache_entries import CachedPredictions, cached_forward_kl
 from trainyard_trainer.distillation.cache_layout import CacheLayout
 from trainyard_trainer.distillation.sampled_sums import UNLABELLED, sampled_sums
 from trainyard_trainer.methods.distillation_losses import Head
-from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS
+from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS, sum_over_places
 
 
 def cached_sums(  # noqa: PLR0913 - states, what they are compared with, and how
@@ -18,12 +17,12 @@ def cached_sums(  # noqa: PLR0913 - states, what they are compared with, and how
     layout: CacheLayout,
     head: Head,
     *,
+    most_places: int | None = None,
     chunk_positions: int = LOGITS_CHUNK_POSITIONS,
 ) -> torch.Tensor:
     """Sums of the labels' cross-entropy, where it is asked for, and of the divergence from the cache, fp32.
 
-    The logits of a place are computed once for both. Of more places than a chunk they are computed again in
-    the backward pass, so that those of the whole batch never exist at once.
+    The logits of a place are computed once for both.
 
     Args:
         hidden: [m, hidden size], the student's states at the places of the cache.
@@ -31,7 +30,8 @@ def cached_sums(  # noqa: PLR0913 - states, what they are compared with, and how
         kept: what is kept of the teacher at the same places.
         layout: how.
         head: the student's projection to its vocabulary.
-        chunk_positions: places per chunk.
+        most_places: see `losses.sum_over_places`.
+        chunk_positions: places whose logits exist at once.
     """
 
     def chunk_sums(states: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
@@ -48,10 +48,7 @@ def cached_sums(  # noqa: PLR0913 - states, what they are compared with, and how
     columns = kept.tensors()
     num_kept = len(columns)
     tensors = (hidden, *columns) if labels is None else (hidden, *columns, labels)
-    if len(hidden) <= chunk_positions:
-        return chunk_sums(*tensors)
-    chunks = zip(*(torch.split(tensor, chunk_positions) for tensor in tensors), strict=True)
-    return torch.stack([checkpoint(chunk_sums, *chunk, use_reentrant=False) for chunk in chunks]).sum(0)
+    return sum_over_places(chunk_sums, tensors, most_places=most_places, chunk_positions=chunk_positions)
 
 
 def labels_at(places: torch.Tensor, labelled: torch.Tensor, labels: torch.Tensor, size: int) -> torch.Tensor:

@@ -11,9 +11,8 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
-from torch.utils.checkpoint import checkpoint
 
-from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS
+from trainyard_trainer.methods.losses import LOGITS_CHUNK_POSITIONS, sum_over_places
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 """Projection of hidden states to a vocabulary, [m, hidden size] -> [m, vocabulary]."""
@@ -109,6 +108,7 @@ def divergence_sum(  # noqa: PLR0913 - two models, each with states and a head
     teacher_head: Head,
     divergence: Divergence,
     vocabulary_sizes: tuple[int, int],
+    most_places: int | None = None,
     chunk_positions: int = LOGITS_CHUNK_POSITIONS,
 ) -> LossSum:
     """A divergence summed over positions, with the logits of at most one chunk of them at once.
@@ -120,7 +120,8 @@ def divergence_sum(  # noqa: PLR0913 - two models, each with states and a head
         teacher_head: the teacher's.
         divergence: compares the logits of both.
         vocabulary_sizes: tokens of student and teacher; columns behind them are padding and are cut.
-        chunk_positions: positions per chunk, which are computed again in the backward pass.
+        most_places: see `losses.sum_over_places`.
+        chunk_positions: positions whose logits exist at once.
     """
 
     def chunk_sum(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -128,17 +129,13 @@ def divergence_sum(  # noqa: PLR0913 - two models, each with states and a head
             teacher_logits = teacher_head(teacher)[:, : vocabulary_sizes[1]]
         return divergence(student_head(student)[:, : vocabulary_sizes[0]], teacher_logits).sum()
 
-    count = len(student_hidden)
-    teacher_hidden = teacher_hidden.detach()
-    if count <= chunk_positions:
-        return LossSum(chunk_sum(student_hidden, teacher_hidden), count)
-    chunks = zip(
-        torch.split(student_hidden, chunk_positions),
-        torch.split(teacher_hidden, chunk_positions),
-        strict=True,
+    total = sum_over_places(
+        chunk_sum,
+        (student_hidden, teacher_hidden.detach()),
+        most_places=most_places,
+        chunk_positions=chunk_positions,
     )
-    sums = [checkpoint(chunk_sum, *chunk, use_reentrant=False) for chunk in chunks]
-    return LossSum(torch.stack(sums).sum(), count)
+    return LossSum(total, len(student_hidden))
 
 
 def _softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:

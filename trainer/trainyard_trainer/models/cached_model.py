@@ -60,4 +60,5 @@ class CachedModel(nn.Module):
             CachedPredictions(*arguments[_NUM_ARGUMENTS:]),
             self._place.layout,
             view.head,
+            most_places=view.most_places,
         )

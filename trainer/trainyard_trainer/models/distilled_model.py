@@ -155,6 +155,7 @@ class DistilledModel(nn.Module):
                 teacher_head=shown.head,
                 divergence=divergence,
                 vocabulary_sizes=(outputs[0], outputs[1]),
+                most_places=seen.most_places,
             )
             return found.total
 

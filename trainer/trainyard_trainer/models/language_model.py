@@ -23,16 +23,24 @@ class LanguageModel(nn.Module):
         causal: whether a token may only see those before it.
         isolate_documents: whether attention stays inside each document of a row.
         mask_dtype: number format of queries and keys, in which the attention mask must be.
+        most_places: see `losses.sum_over_places`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, causal: bool, isolate_documents: bool, mask_dtype: torch.dtype
+        self,
+        model: PreTrainedModel,
+        *,
+        causal: bool,
+        isolate_documents: bool,
+        mask_dtype: torch.dtype,
+        most_places: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.causal = causal
         self.isolate_documents = isolate_documents
         self.mask_dtype = mask_dtype
+        self.most_places = most_places
         self.sliding_window = _sliding_window(model)
 
     def forward(
@@ -99,6 +107,7 @@ class LanguageModel(nn.Module):
                 windows=attention_windows(self.model.config),
             ),
             layers=tuple(layer.flatten(0, 1) for layer in output.hidden_states) if of_layers else (),
+            most_places=self.most_places,
         )
 
     def next_logits(
@@ -123,7 +132,8 @@ class LanguageModel(nn.Module):
 
     def loss_sum(self, view: View) -> torch.Tensor:
         """Summed cross-entropy of the labels of a view."""
-        return cross_entropy_sum(view.states.index_select(0, view.labelled), view.labels, view.head)
+        states = view.states.index_select(0, view.labelled)
+        return cross_entropy_sum(states, view.labels, view.head, most_places=view.most_places)
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits [m, vocabulary] of hidden states [m, hidden size]."""

@@ -58,13 +58,19 @@ class TaskModel(nn.Module):
         model: a classifier of sequences or tokens, or a causal language model.
         loss: what is summed.
         class_weights: fp32 [k], the weight of each class in the sum; 1 each when None.
+        most_places: see `losses.sum_over_places`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, loss: TaskLoss, class_weights: torch.Tensor | None = None
+        self,
+        model: PreTrainedModel,
+        loss: TaskLoss,
+        class_weights: torch.Tensor | None = None,
+        most_places: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self._most_places = most_places
         self.loss = loss
         # Kept from the engine, which would make a 16-bit number of it; it holds no state of training either.
         self._class_weights = class_weights
@@ -149,6 +155,7 @@ class TaskModel(nn.Module):
             has_tokens=has_tokens,
             sight=Sight(attention_mask - 1, causal=kind == "Tokens", windows=attention_windows(model.config)),
             layers=tuple(layer.flatten(0, 1) for layer in output.hidden_states) if of_layers else (),
+            most_places=self._most_places,
         )
 
     def predict(self, *arguments: torch.Tensor) -> torch.Tensor:
@@ -161,7 +168,7 @@ class TaskModel(nn.Module):
         states = view.states.index_select(0, view.labelled)
         if loss.kind == "Tokens":
             # The vocabulary is projected to at no other place.
-            return cross_entropy_sum(states, targets, self._project)
+            return cross_entropy_sum(states, targets, self._project, most_places=view.most_places)
         if loss.kind == "Regression":
             return regression_loss_sum(states, targets[:, None])
         weights = None if self._class_weights is None else self._class_weights.to(states.device)

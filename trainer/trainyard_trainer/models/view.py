@@ -27,6 +27,7 @@ class View:
             unless asked for.
         projections: queries, keys and values of layers, by their number from 1; empty unless asked for.
         compared: int64 [c], the places at which predictions are compared, where the batch names them.
+        most_places: see `losses.sum_over_places`.
     """
 
     states: torch.Tensor
@@ -39,6 +40,7 @@ class View:
     layers: tuple[torch.Tensor, ...] = ()
     projections: Mapping[int, Projections] = field(default_factory=dict)
     compared: torch.Tensor | None = None
+    most_places: int | None = None
 
     @property
     def tokens(self) -> torch.Tensor:
