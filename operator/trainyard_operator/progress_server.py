@@ -35,6 +35,8 @@ from trainyard_operator.progress_store import ProgressStore
 MAXIMUM_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_SECONDS = 10.0
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
+LINGERING_SECONDS = 1.0
+"""How long what a refused client still sends is thrown away: a reset would reach it before the answer."""
 IDLE_TIMEOUT_SECONDS = 10.0
 """How long a connection may be open without a whole request."""
 MAXIMUM_CONNECTIONS = 256
@@ -301,7 +303,7 @@ class ProgressServer:
             handle_signals=False,
             auto_decompress=False,
             keepalive_timeout=IDLE_TIMEOUT_SECONDS,
-            lingering_time=0.0,
+            lingering_time=LINGERING_SECONDS,
         )
         self._context = context
         self._address = (host, port)

@@ -80,7 +80,10 @@ def test_entry_points_are_what_pods_run(helm):
     (container,) = operator_pod(helm.template())["spec"]["containers"]
     assert entry_points["operator"] == container["command"]
     document = yaml.safe_load((REPOSITORY / "manifests" / "samples" / "quickstart.yaml").read_text("utf-8"))
-    document["spec"]["data"]["preparation"] = {"shards": 2}  # only such a run has all stages
+    # Only such a run has all stages.
+    document["spec"]["data"]["preparation"] = {"shards": 2}
+    teacher = {"fromRun": {"name": "large"}}
+    document["spec"]["distillation"] = {"teacher": teacher, "losses": {"logits": {}}, "teacherCache": {}}
     run = TrainingRun.model_validate(document)
     plan = plan_run(run, storage_root="/data/runs", rendezvous=Rendezvous(address="rank-0"))
     for stage in RunStage:

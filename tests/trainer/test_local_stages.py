@@ -209,10 +209,12 @@ def test_a_record_that_cannot_be_stored_is_printed_and_changes_no_exit_code(tmp_
     assert re.fullmatch(rf"{path} could not be written: .*No space left.*\n", capsys.readouterr().err)
 
 
-def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         command = [*COMMAND, "validate", str(tmp_path / "missing.yaml")]
-        done = subprocess.run(command, stdout=full, stderr=full, check=False, timeout=60)
+        done = subprocess.run(command, stdout=full, stderr=full, env=environment, check=False, timeout=60)
     assert done.returncode == ExitCode.INVALID_CONFIGURATION
 
 

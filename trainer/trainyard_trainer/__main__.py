@@ -18,7 +18,7 @@ def run_command() -> None:
     from trainyard_api.errors import TrainyardError  # noqa: PLC0415
     from trainyard_api.names import ExitCode  # noqa: PLC0415
     from trainyard_trainer.cli import app  # noqa: PLC0415
-    from trainyard_trainer.exit_records import say  # noqa: PLC0415
+    from trainyard_trainer.exit_records import drop_what_cannot_be_said, say  # noqa: PLC0415
 
     try:
         app(standalone_mode=True)
@@ -30,6 +30,8 @@ def run_command() -> None:
             raise
         say(f"{error.filename or 'the run folder'}: no space is left. Free space and run again")
         sys.exit(ExitCode.STORAGE_FULL)
+    finally:
+        drop_what_cannot_be_said()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Why a process left, in a file beside its log: for the node and the runner, which only see an exit code."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def say(text: str) -> None:
     except OSError:
         # What was to be said is lost with the disk that is full; the exit code tells what matters.
         return
+
+
+def drop_what_cannot_be_said() -> None:
+    """Let go of text that standard error does not take, or Python would exit with a code of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def read_exit_record(path: Path) -> ExitRecord | None:

@@ -41,11 +41,21 @@ def _unchanged(path: str, remedy: str, is_absent: Callable[[TrainingRunSpec], bo
     return _unsupported(path, remedy, is_absent, node=path, cel=cel)
 
 
+def _of_text_students(name: str) -> str:
+    """CEL of spec: the part of distillation is absent, or the student is one of plain text."""
+    return (
+        f"!has(self.distillation) || !has(self.distillation.{name}) || !has(self.fineTuning)"
+        " || self.fineTuning.task == 'ContinuedPretraining'"
+    )
+
+
 UNSUPPORTED_RULES: tuple[Rule, ...] = (
     _unsupported(
         "spec.distillation.teacherCache",
         "Remove it: only predictions of tokens are kept in this version",
         lambda spec: not spec.caches_teacher or spec.language_modeling is not None,
+        node="spec",
+        cel=_of_text_students("teacherCache"),
     ),
     _unsupported(
         "spec.distillation.onPolicy",
@@ -56,6 +66,8 @@ UNSUPPORTED_RULES: tuple[Rule, ...] = (
             or spec.fine_tuning is None
             or spec.fine_tuning.task == "ContinuedPretraining"
         ),
+        node="spec",
+        cel=_of_text_students("onPolicy"),
     ),
     _unset(
         "spec.data.preparation.deduplicate.near",
