@@ -119,8 +119,8 @@ class RunPlan(ApiModel):
         return self.spec.deepspeed.zero_stage
 
     @property
-    def divides_teacher(self) -> bool:
-        """Whether the processes share the layers of their teacher, as they share the student under ZeRO-3."""
+    def divides_weights(self) -> bool:
+        """Whether the processes share the weights, as under ZeRO-3; a teacher's are shared then too."""
         return self.zero_stage == 3 and self.batch.world_size > 1
 
     def stage(self, stage: Stage) -> StagePlan:

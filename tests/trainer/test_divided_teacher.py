@@ -98,4 +98,4 @@ def test_the_ranks_share_a_teacher_where_they_share_the_student(
     }
     run = TrainingRun.model_validate({"metadata": {"name": "run"}, "spec": spec})
     plan = plan_run(run, storage_root=str(Path("/runs")), rendezvous=Rendezvous(address="x"))
-    assert plan.divides_teacher is is_divided
+    assert plan.divides_weights is is_divided

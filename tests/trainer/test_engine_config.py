@@ -44,6 +44,7 @@ def test_only_under_zero_3_all_ranks_call_the_head_as_often_as_a_whole_micro_bat
     planned = plan(2, 3)
     assert most_places(planned) == planned.batch.micro_batch_size * planned.spec.data.sequence_length
     assert most_places(plan(2, 2)) is None
+    assert most_places(plan(1, 3, "BF16")) is None  # one rank waits for nobody
 
 
 def test_deepspeed_clips_except_at_stage_0_where_it_would_not_tell_the_norm():

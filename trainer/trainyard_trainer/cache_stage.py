@@ -116,7 +116,7 @@ class CacheWriter:
                 writer=self.plan.name,
             )
         while self._meet(num_rows=0, is_at_work=False):
-            if self.plan.divides_teacher:
+            if self.plan.divides_weights:
                 # Whoever is at work needs the part of the layers that this rank has.
                 self._view(range(1))
 
@@ -204,14 +204,14 @@ def open_writer(
     own = tuple(missing[ranks.rank :: ranks.world_size])
     objective = build_objective(plan.spec, data.manifest)
     loaded = None
-    if own or (missing and plan.divides_teacher):
+    if own or (missing and plan.divides_weights):
         check_teacher_room(plan, data, ranks.device, trains=False)
         loaded = load_teacher(plan, data)
     teacher = None
     if loaded is not None:
         teacher = language_model(plan.spec, objective, loaded)
         teacher.to(dtype=COMPUTE_DTYPES[plan.spec.training.precision])
-        if plan.divides_teacher:
+        if plan.divides_weights:
             divide_layers(loaded, ranks)
         teacher.to(device=ranks.device)
     reporter = PrepareReporter(run_folder, plan.attempt, stage=Stage.CACHE) if ranks.is_first else None

@@ -49,7 +49,7 @@ def with_teacher(
         # Its positions restart at each document, since only so they are sure to be as many as it has.
         shown.isolate_documents = True
     shown.to(dtype=COMPUTE_DTYPES[plan.spec.training.precision])
-    if plan.divides_teacher:
+    if plan.divides_weights:
         divide_layers(teacher, ranks)
     shown.to(device=ranks.device)
     num_layers = parameter_depths(teacher).num_layers

@@ -61,6 +61,6 @@ def teacher_lines(plan: RunPlan, teacher: StoredSize | None) -> Iterator[str]:
     """What the teacher costs in memory; None where its weights are not on this machine yet."""
     size = "" if teacher is None else f" ({teacher.parameters:,} parameters)"
     amount = "" if teacher is None else f", {teacher_bytes(plan, teacher) / MIB:,.0f} MiB"
-    shared = "but for the layers, which they share" if plan.divides_teacher else "whole"
+    shared = "but for the layers, which they share" if plan.divides_weights else "whole"
     place = "the processes of stage Cache only" if plan.spec.caches_teacher else "each process"
     yield f"imitates {plan.paths.teacher}{size}, in the memory of {place}, {shared}{amount}"

@@ -123,9 +123,9 @@ def _task(plan: RunPlan, fine_tuning: FineTuning) -> Workload:
 def most_places(plan: RunPlan) -> int | None:
     """The most places that a micro-batch can have, where all ranks have to call the head equally often.
 
-    Under ZeRO stage 3 each call gathers the head's weights from all ranks. Else None.
+    Each call gathers the head's weights where the ranks share them. Else None.
     """
-    if plan.zero_stage < 3:
+    if not plan.divides_weights:
         return None
     return plan.batch.micro_batch_size * plan.spec.data.sequence_length
 

@@ -137,7 +137,7 @@ def teacher_bytes(plan: RunPlan, teacher: StoredSize) -> int:
         plan: the run; under ZeRO-3 its processes share the layers.
         teacher: the size of the teacher.
     """
-    of_layers = teacher.in_layers // (plan.batch.world_size if plan.divides_teacher else 1)
+    of_layers = teacher.in_layers // (plan.batch.world_size if plan.divides_weights else 1)
     return (teacher.parameters - teacher.in_layers + of_layers) * _compute_bytes(plan.spec)
 
 

@@ -105,7 +105,7 @@ def _student_bytes(plan: RunPlan, vocabulary_size: int) -> int:
 
 def _remedy(plan: RunPlan) -> str:
     choices = ["name a smaller teacher", "give the workers more memory"]
-    if not plan.divides_teacher:
+    if not plan.divides_weights:
         choices.insert(0, "set deepspeed.zeroStage to 3 with more processes, which share its layers")
     if not plan.spec.caches_teacher:
         choices.append("set teacherCache, with which only the stage Cache needs it")
